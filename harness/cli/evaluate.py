@@ -1,0 +1,24 @@
+"""`harness evaluate`."""
+
+import sys
+
+import click
+
+from harness.cli.options import experiment_argument
+from harness.cli.progress import ProgressDisplay
+from harness.cli.tables import print_outcome
+from harness.experiment import only_trained, plan_experiment, run_experiment
+
+
+@click.command("evaluate", short_help="Evaluate trained cells with the suites of the file as it is now.")
+@experiment_argument
+def command(experiment: str, overrides: tuple[str, ...]) -> None:
+    """Evaluate the trained cells of EXPERIMENT with the suites of the file as it is now; trains nothing.
+
+    Example: harness evaluate my.yaml --set evals=[held_out]
+    """
+    made = only_trained(plan_experiment(experiment, overrides))
+    with ProgressDisplay(made) as display:
+        ranking, all_finished = run_experiment(made, display.update)
+    print_outcome(made, ranking)
+    sys.exit(0 if all_finished else 1)

@@ -1,0 +1,24 @@
+"""`harness init`."""
+
+import shutil
+from pathlib import Path
+
+import click
+
+from harness.errors import ConfigError
+from harness.resources import bundled
+
+
+@click.command("init", short_help="Copy a starter set of experiments and suites.")
+@click.argument("folder", type=click.Path(path_type=Path))
+def command(folder: Path) -> None:
+    """Copy the bundled experiments and suites to FOLDER, to change them there.
+
+    Example: harness init my-finetunes
+    """
+    for kind in ("experiments", "evals"):
+        if (folder / kind).exists():
+            raise ConfigError(f"{folder / kind} exists already; choose another folder")
+    for kind in ("experiments", "evals"):
+        shutil.copytree(bundled(kind), folder / kind, ignore=shutil.ignore_patterns("__pycache__"))
+    click.echo(f"Next: cd {folder} && harness run experiments/quickstart.yaml")

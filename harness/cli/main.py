@@ -1,0 +1,83 @@
+"""The command `harness`: one group, one file a command, imported only when the command is used."""
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from harness import __version__
+from harness.errors import HarnessError
+
+COMMANDS = {
+    "run": "Train, evaluate, diagnose and rank an experiment.",
+    "plan": "Show the cells of an experiment, checked, without training.",
+    "evaluate": "Evaluate trained cells with the suites of the file as it is now.",
+    "diagnose": "Look for warning signs in a cell, a run or a trainer_state.json.",
+    "rank": "Rank an experiment from its records.",
+    "report": "Write the report of an experiment from its records.",
+    "list": "List experiments here, and those that come with the package.",
+    "show": "Show one cell: settings, estimates, findings, generations.",
+    "ui": "Open the MLflow UI on this folder.",
+    "init": "Copy a starter set of experiments and suites.",
+    "run-pack": "Train the cells of a pack (used by launchers).",
+}
+HIDDEN = ("run-pack",)
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is used, and turns the user's mistakes into one sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order of a working day."""
+        return [name for name in COMMANDS if name not in HIDDEN]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, from `harness/cli/NAME.py`."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"harness.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; a HarnessError is printed without traceback and exits with 2."""
+        try:
+            return super().invoke(ctx)
+        except HarnessError as error:
+            lines: Sequence[str] = str(error).splitlines()
+            for line in lines:
+                click.echo(f"{click.style('error:', fg='red', bold=True)} {line}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; run the same command again to go on where it stopped", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("-v", "--verbose", is_flag=True, help="Show the libraries' own messages too.")
+@click.version_option(__version__, prog_name="harness")
+def main(verbose: bool) -> None:
+    """Find out which fine-tune is actually better.
+
+    \b
+    harness run quickstart          train and rank a grid on a laptop, in minutes
+    harness plan my.yaml            what would be trained, and what is wrong with it
+    harness run my.yaml             train, evaluate, rank; again: go on, or do nothing
+    """  # noqa: D301
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if not verbose:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("DATASETS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        warnings.simplefilter("ignore")

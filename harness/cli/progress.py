@@ -1,0 +1,156 @@
+"""What a person sees while cells train: a live table on a terminal, plain lines in a log file."""
+
+import json
+import threading
+import time
+from types import TracebackType
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from harness.experiment import Plan, Progress
+from harness.records import TracePoint
+from harness.store import CellFolder
+
+REFRESH_SECONDS = 1.0
+LINE_SECONDS = 15.0
+
+
+class CellView(NamedTuple):
+    """One cell as shown."""
+
+    stage: str
+    step: int
+    planned_steps: int
+    loss: float | str | None
+
+
+def view(folder: CellFolder) -> CellView:
+    """Stage, step and loss of a running cell, from the files that its worker writes."""
+    try:
+        state = json.loads(folder.state.read_text())
+        with folder.trace.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 4000))
+            lines = file.read().decode(errors="ignore").splitlines()
+    except (OSError, json.JSONDecodeError):
+        return CellView("starting", 0, 0, None)
+    for line in reversed(lines):
+        try:
+            point = TracePoint.model_validate_json(line)
+        except ValueError:
+            continue
+        if "loss" in point.values:
+            return CellView(state["stage"], point.step, state["planned_steps"], point.values["loss"])
+    return CellView(state["stage"], 0, state["planned_steps"], None)
+
+
+class ProgressDisplay:
+    """Follows the workers of one `harness run`; writes to stderr."""
+
+    def __init__(self, made: Plan) -> None:
+        self._plan = made
+        self._console = Console(stderr=True)
+        self._states: dict[str, str] = {}
+        self._started = time.monotonic()
+        self._begun: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._live: Live | None = None
+
+    def __enter__(self) -> "ProgressDisplay":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._live is not None:
+            self._live.update(self._table())
+            self._live.stop()
+
+    def update(self, progress: Progress) -> None:
+        """A worker started or ended."""
+        before, self._states = self._states, dict(progress.states)
+        now = time.monotonic()
+        for cell_id, state in self._states.items():
+            if state == before.get(cell_id):
+                continue
+            if state == "running":
+                self._begun[cell_id] = now
+            elif state in ("finished", "failed") and cell_id in self._begun:
+                self._seconds[cell_id] = now - self._begun[cell_id]
+            if not self._console.is_terminal and state in ("finished", "failed"):
+                self._line(f"{self._name(cell_id)} {state} after {self._seconds.get(cell_id, 0):.0f} s ({self._summary()})")
+        if self._thread is None:
+            self._begin()
+
+    def _begin(self) -> None:
+        reused = sum(state == "reused" for state in self._states.values())
+        todo = len(self._states) - reused
+        self._line(f"{self._plan.config.name}: {todo} to do, {reused} already done")
+        if self._console.is_terminal:
+            self._live = Live(self._table(), console=self._console, refresh_per_second=4)
+            self._live.start()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        wait = REFRESH_SECONDS if self._live is not None else LINE_SECONDS
+        while not self._stop.wait(wait):
+            if self._live is not None:
+                self._live.update(self._table())
+            else:
+                running = [f"{self._name(c)} {self._shown(c)}" for c, state in self._states.items() if state == "running"]
+                if running:
+                    self._line(f"{'; '.join(running)} ({self._summary()})")
+
+    def _line(self, text: str) -> None:
+        self._console.print(f"[{time.strftime('%H:%M:%S')}] {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def _name(self, cell_id: str) -> str:
+        return next(cell.name for cell in self._plan.everything() if cell.id == cell_id)
+
+    def _shown(self, cell_id: str) -> str:
+        seen = view(self._plan.folder.cell(cell_id))
+        if seen.stage != "training" or seen.loss is None:
+            return seen.stage
+        loss = f"{seen.loss:.3f}" if isinstance(seen.loss, float) else str(seen.loss)
+        steps = f"{seen.step}/{seen.planned_steps}" if seen.planned_steps else str(seen.step)
+        return f"step {steps} loss {loss}"
+
+    def _summary(self) -> str:
+        done = sum(state in ("finished", "failed", "reused") for state in self._states.values())
+        text = f"{done}/{len(self._states)} done, {_minutes(time.monotonic() - self._started)} elapsed"
+        left = self._seconds_left()
+        return f"{text}, about {_minutes(left)} left" if left is not None else text
+
+    def _seconds_left(self) -> float | None:
+        """From the cells that were trained so far, spread over the workers that are busy."""
+        if not self._seconds:
+            return None
+        each = sum(self._seconds.values()) / len(self._seconds)
+        running = [cell_id for cell_id, state in self._states.items() if state == "running"]
+        waiting = sum(state == "waiting" for state in self._states.values())
+        now = time.monotonic()
+        rest = sum(max(0.0, each - (now - self._begun[cell_id])) for cell_id in running)
+        return (rest + waiting * each) / max(1, len(running))
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, title=self._summary(), title_justify="left", title_style="bold")
+        table.add_column("cell", overflow="ellipsis", no_wrap=True)
+        table.add_column("state", no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+        styles = {"failed": "red", "finished": "green", "reused": "dim", "waiting": "dim", "running": "bold"}
+        for cell in self._plan.everything():
+            state = self._states.get(cell.id, "waiting")
+            text = self._shown(cell.id) if state == "running" else state
+            since = self._seconds.get(cell.id) or (time.monotonic() - self._begun[cell.id] if state == "running" else None)
+            table.add_row(cell.name, f"[{styles[state]}]{text}[/]", _minutes(since) if since is not None else "")
+        return table
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,24 @@
+"""`harness rank`."""
+
+import click
+
+from harness.cli.options import experiment_argument, json_option
+from harness.cli.tables import ranking_json, ranking_table
+from harness.experiment import plan_experiment, rank_experiment
+
+
+@click.command("rank", short_help="Rank an experiment from its records.")
+@experiment_argument
+@json_option
+@click.option("--by", metavar="METRIC", help="Another criterion, e.g. retention.accuracy.")
+@click.option("--gate", "gates", multiple=True, metavar="GATE", help="Other gates, e.g. 'template_adherence.all.low >= 0.95'.")
+def command(experiment: str, overrides: tuple[str, ...], as_json: bool, by: str | None, gates: tuple[str, ...]) -> None:
+    """Rank EXPERIMENT from its records, without training or evaluating.
+
+    Example: harness rank quickstart --by template_adherence.all
+    """
+    made = plan_experiment(experiment, overrides)
+    changes = ({"by": by} if by else {}) | ({"gates": gates} if gates else {})
+    ranked_by = made.config.ranking.model_copy(update=changes)
+    ranking = rank_experiment(made._replace(config=made.config.model_copy(update={"ranking": ranked_by})))
+    click.echo(ranking_json(ranking)) if as_json else ranking_table(ranking)

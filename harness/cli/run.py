@@ -1,0 +1,33 @@
+"""`harness run`."""
+
+import sys
+
+import click
+
+from harness.cli.options import experiment_argument
+from harness.cli.plan import print_plan
+from harness.cli.progress import ProgressDisplay
+from harness.cli.tables import print_outcome
+from harness.experiment import plan_experiment, run_experiment
+
+
+@click.command("run", short_help="Train, evaluate, diagnose and rank an experiment.")
+@experiment_argument
+@click.option("--dry-run", is_flag=True, help="Only show the plan, as `harness plan --json` does.")
+def command(experiment: str, overrides: tuple[str, ...], dry_run: bool) -> None:
+    """Train, evaluate, diagnose and rank EXPERIMENT (a YAML file or a bundled name).
+
+    Run it again: finished cells are kept, interrupted ones go on, changed ones are trained anew.
+
+    Exit codes: 0 all done, 1 some cells failed, 2 a mistake in the input, 130 interrupted.
+
+    Example: harness run quickstart
+    """
+    made = plan_experiment(experiment, overrides)
+    if dry_run:
+        print_plan(made, as_json=True)
+        return
+    with ProgressDisplay(made) as display:
+        ranking, all_finished = run_experiment(made, display.update)
+    print_outcome(made, ranking)
+    sys.exit(0 if all_finished else 1)

@@ -1,0 +1,160 @@
+"""Tables for a terminal, and the JSON that scripts rely on."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.experiment import FoundCell, Plan
+from harness.gates import shown
+from harness.records import Estimate, Finding, Generation, Ranking
+from harness.store import read_lines
+
+SHOWN_METRICS = ("held_out.exact_match", "template_adherence.all", "retention.accuracy")
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def plan_table(made: Plan, problems: Mapping[str, Sequence[str]]) -> None:
+    """One row a cell, then what is wrong."""
+    console = _console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("id", "cell", "seed", "differs in"):
+        table.add_column(name, overflow="fold")
+    for cell in made.cells:
+        differs = ", ".join(f"{key}={value}" for key, value in cell.overrides.items())
+        table.add_row(cell.id, escape(cell.name), str(cell.seed), escape(differs))
+    console.print(table)
+    count = len(made.cells)
+    console.print(f"{count} cell{'s' if count != 1 else ''} in {len(made.packs)} packs; references: {', '.join(r.name for r in made.references) or 'none'}")
+    for problem in dict.fromkeys(p for cell in problems.values() for p in cell):
+        click.echo(f"{click.style('problem:', fg='red', bold=True)} {problem}", err=True)
+
+
+def ranking_json(ranking: Ranking) -> str:
+    """The contract of `rank --json`."""
+    def metrics(values: Mapping[str, Estimate]) -> dict[str, object]:
+        return {name: value.model_dump(mode="json") for name, value in values.items()}
+
+    def findings(values: Sequence[Finding]) -> list[dict[str, object]]:
+        return [f.model_dump(mode="json", include={"check", "outcome", "severity", "message", "advice"}) for f in values]
+
+    rows = [
+        {
+            "rank": row.rank, "rank_interval": list(row.rank_interval), "in_best_set": row.in_best_set, "cell": row.cell,
+            "name": row.name, "seed_count": row.seed_count, "mlflow_run_ids": list(row.mlflow_run_ids),
+            "metrics": metrics(row.metrics), "findings": findings(row.findings),
+        }
+        for row in ranking.rows
+    ]  # fmt: skip
+    excluded = [
+        {"cell": e.cell, "name": e.name, "reason": e.reason, "metrics": metrics(e.metrics), "findings": findings(e.findings)}
+        for e in ranking.excluded
+    ]
+    references = [{"name": r.name, "metrics": metrics(r.metrics)} for r in ranking.references]
+    content = {
+        "experiment": ranking.experiment, "criterion": ranking.criterion, "rows": rows, "excluded": excluded,
+        "references": references, "num_examples": ranking.num_examples, "caveats": list(ranking.caveats),
+        "minimum_detectable_difference": ranking.minimum_detectable_difference,
+    }  # fmt: skip
+    return json.dumps(content, indent=2)
+
+
+def ranking_table(ranking: Ranking) -> None:
+    """The ranking, what was excluded and why, and what to know before believing it."""
+    console = _console()
+    metrics = tuple(dict.fromkeys((ranking.criterion, *SHOWN_METRICS)))
+    known = [m for m in metrics if any(m in row.metrics for row in (*ranking.rows, *ranking.excluded, *ranking.references))]
+    console.print(f"\n[bold]{escape(ranking.experiment)}[/bold] ranked by {ranking.criterion} on {ranking.num_examples} examples")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("cell", overflow="fold", ratio=1)
+    for metric in known:
+        table.add_column(metric.replace(".", ".\n", 1), justify="right", no_wrap=True)
+    table.add_column("warnings", overflow="fold")
+    for row in ranking.rows:
+        low, high = row.rank_interval
+        place = f"{low}" if low == high else f"{low}-{high}"
+        style = "green" if row.in_best_set else None
+        table.add_row(place, escape(row.name), *_values(row.metrics, known), _fired(row.findings), style=style)
+    for excluded in ranking.excluded:
+        table.add_row("-", escape(excluded.name), *_values(excluded.metrics, known), _fired(excluded.findings), style="dim")
+    for reference in ranking.references:
+        table.add_row("ref", escape(reference.name), *_values(reference.metrics, known), "", style="cyan")
+    console.print(table)
+    _notes(console, ranking)
+
+
+def _notes(console: Console, ranking: Ranking) -> None:
+    best = [row.name for row in ranking.rows if row.in_best_set]
+    if len(best) == 1:
+        console.print(f"Best: [green]{escape(best[0])}[/green].")
+    elif best:
+        console.print(f"Best set (no significant difference between them): [green]{escape(', '.join(best))}[/green].")
+    else:
+        console.print("[yellow]No cell passed the gates.[/yellow]")
+    for excluded in ranking.excluded:
+        console.print(f"[dim]- not ranked: {escape(excluded.name)}: {escape(_short(excluded.reason))}[/dim]")
+    if ranking.minimum_detectable_difference is not None:
+        console.print(f"[dim]Differences below about {ranking.minimum_detectable_difference:.3f} between the two best can't be seen with so few examples.[/dim]")
+    for caveat in ranking.caveats:
+        console.print(f"[dim]{escape(caveat)}[/dim]")
+
+
+def _short(reason: str, limit: int = 160) -> str:
+    return reason if len(reason) <= limit else f"{reason[: limit - 1]}…"
+
+
+def _values(metrics: Mapping[str, Estimate], names: Sequence[str]) -> list[str]:
+    return [f"{metrics[n].value:.3f} ±{(metrics[n].high - metrics[n].low) / 2:.3f}" if n in metrics else "" for n in names]
+
+
+def _fired(findings: Sequence[Finding]) -> str:
+    names = dict.fromkeys(f.check for f in findings if f.outcome == "fired" and f.severity != "info")
+    return ", ".join(names)
+
+
+def print_outcome(made: Plan, ranking: Ranking) -> None:
+    """The end of `harness run`: ranking, report, UI."""
+    ranking_table(ranking)
+    console = _console()
+    console.print(f"\nReport: {made.folder.report('html')}", soft_wrap=True)
+    console.print(f"Runs:   harness ui {made.config.name}   (or plain `mlflow ui` in this folder)", soft_wrap=True)
+
+
+def findings_table(findings: Sequence[Finding]) -> None:
+    """Every check with its outcome, message and advice."""
+    console = _console()
+    styles = {"error": "red", "warning": "yellow", "info": "cyan"}
+    for finding in findings:
+        fired = finding.outcome == "fired"
+        label = f"[{styles[finding.severity]}]{finding.severity}[/]" if fired else f"[dim]{finding.outcome}[/]"
+        console.print(f"[bold]{finding.check}[/bold]: {label}. {escape(finding.message)}", soft_wrap=True)
+        if fired and finding.advice:
+            console.print(f"  {escape(finding.advice)}", soft_wrap=True)
+
+
+def cell_page(found: FoundCell, num_generations: int) -> None:
+    """All about one cell."""
+    console, result = _console(), found.result
+    console.print(f"[bold]{escape(result.name)}[/bold] ({result.cell}) {result.status}; MLflow run {result.mlflow_run_id}")
+    for key, value in result.overrides.items():
+        console.print(f"  {escape(key)} = {escape(str(value))}")
+    if result.status == "failed":
+        console.print(f"[red]failed while {escape(result.stage)}: {escape(result.error)}[/red]")
+    if result.train:
+        train = result.train
+        console.print(f"Trained {train.steps} steps ({train.epochs:.1f} epochs) in {train.seconds:.0f} s on {train.device}; train loss {train.train_loss}, eval loss {train.eval_loss} (best {train.best_eval_loss} at step {train.best_step})")
+    for name, estimate in result.metrics().items():
+        console.print(f"  {name}: {shown(estimate)} n={estimate.n}" + (f", {estimate.unscored} unscored" if estimate.unscored else ""))
+    findings_table(found.findings)
+    for suite in result.suites:
+        console.print(f"[bold]{suite.suite}[/bold], {num_generations} of its generations:")
+        for generation in list(read_lines(found.folder.generations(suite.suite), Generation))[:num_generations]:
+            console.print(f"  {generation.example_id} ({generation.stop_reason}): {escape(repr(generation.text))}", soft_wrap=True)
+    console.print(f"Folder: {found.folder.path}", soft_wrap=True)

@@ -1,0 +1,248 @@
+"""The experiment file: every field, its type and its meaning."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from harness.library_fields import FieldSet, lora_config_fields, quantization_fields, sft_config_fields
+from harness.resources import digest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Section(BaseModel):
+    """Part of an experiment file: closed, so that a misspelled key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
+
+
+class ModelConfig(Section):
+    """The base model."""
+
+    name: str
+    """Folder, Hub id, or `embedded:base`."""
+    revision: str | None = None
+    """Commit, tag or branch on the Hub; pin it, so that the base can't change under you."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights in training; auto: float32 for a full fine-tune, and for LoRA on CPU, else bfloat16."""
+    attn_implementation: str | None = None
+    """As in `from_pretrained`."""
+    trust_remote_code: bool = False
+    """Runs Python that comes with the model: only for a source you trust."""
+
+
+class TemplateConfig(Section):
+    """How a conversation becomes text, in training and in inference alike."""
+
+    name: str = "auto"
+    """auto (the model's own; none for plain prompt/completion rows), model, none, chatml, or a `.jinja` file."""
+
+
+class SourceConfig(Section):
+    """One dataset."""
+
+    path: str
+    """`.jsonl` or `.json` file, Hub id, or `embedded:train`, `embedded:validation`, `embedded:test`."""
+    name: str | None = None
+    """Configuration of a Hub dataset."""
+    split: str = "train"
+    """Split or slice of a Hub dataset, such as `train[:2000]`."""
+    revision: str | None = None
+    """Commit, tag or branch on the Hub."""
+
+
+def _as_source(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class DataConfig(Section):
+    """Rows to train, validate and test on."""
+
+    train: SourceConfig
+    validation: SourceConfig | None = None
+    """Where absent, `validation_share` of the training rows, chosen by a hash of their content."""
+    test: SourceConfig | None = None
+    """Where absent, `test_share` of the training rows, chosen by a hash of their content."""
+    validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    format: Literal["auto", "messages", "prompt_completion", "alpaca"] = "auto"
+    """auto: found from the columns of the first row."""
+    limit: Annotated[int, Field(gt=0)] | None = None
+    """Train on so many rows only."""
+    shuffle_seed: int = 0
+    """Which rows `limit` takes."""
+
+    _sources = field_validator("train", "validation", "test", mode="before")(_as_source)
+
+
+class EvalConfig(Section):
+    """One suite and its options."""
+
+    suite: str
+    data: SourceConfig | None = None
+    """Other examples than the experiment's test split."""
+    limit: Annotated[int, Field(gt=0)] | None = None
+    """Ask so many examples only, the first ones."""
+    max_new_tokens: Annotated[int, Field(gt=0)] = 96
+
+    _sources = field_validator("data", mode="before")(_as_source)
+
+
+class RankingConfig(Section):
+    """What decides the order, declared before the run."""
+
+    by: str = "held_out.exact_match"
+    """`suite.metric`; more is better, but for `nll` and `bits_per_byte`."""
+    gates: tuple[str, ...] = ("no error findings",)
+    """Conditions for being ranked at all."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Family-wise error of all claims "A is better than B"."""
+    resamples: Annotated[int, Field(ge=1000)] = 10_000
+    """Bootstrap draws."""
+
+
+class LaunchConfig(Section):
+    """Where cells run."""
+
+    launcher: Literal["local"] = "local"
+    max_workers: Annotated[int, Field(gt=0)] | None = None
+    """Cells at a time; by default one a GPU, or one a CPU core."""
+
+
+class TrackingConfig(Section):
+    """The MLflow server."""
+
+    uri: str | None = None
+    """By default `MLFLOW_TRACKING_URI`, else MLflow's own default: `mlflow.db` and `mlruns/` in the working folder."""
+    system_metrics: bool = True
+    """Log CPU, GPU, memory and network use of every run."""
+
+
+def _checked(fields: FieldSet, values: Mapping[str, Any] | None) -> None:
+    problems = [(name, problem) for name, value in (values or {}).items() if (problem := fields.problem(name, value))]
+    if problems:
+        raise ValueError("\n".join(f"{name}\t{problem}" for name, problem in problems))
+
+
+class RunConfig(Section):
+    """One fully resolved training variant: what a cell id is the digest of."""
+
+    model: ModelConfig
+    template: TemplateConfig = TemplateConfig()
+    data: DataConfig
+    training: dict[str, Any] = {}
+    """Fields of TRL's SFTConfig under their own names."""
+    adapter: dict[str, Any] | None = None
+    """Fields of PEFT's LoraConfig; absent: full fine-tune."""
+    quantization: dict[str, Any] | None = None
+    """Fields of transformers' BitsAndBytesConfig."""
+    stop_on_non_finite: bool = True
+    """End a cell as failed at the first training loss that is NaN or infinite; false: train on regardless."""
+
+    @field_validator("training")
+    @classmethod
+    def _training_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+        _checked(sft_config_fields(), value)
+        return value
+
+    @field_validator("adapter")
+    @classmethod
+    def _adapter_fields(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        _checked(lora_config_fields(), value)
+        return value
+
+    @field_validator("quantization")
+    @classmethod
+    def _quantization_fields(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        _checked(quantization_fields(), value)
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> "RunConfig":
+        if self.quantization is not None and self.adapter is None:
+            raise ValueError("quantization needs an adapter: quantized weights can't be trained; add the section adapter:")
+        return self
+
+
+class ExperimentConfig(Section):
+    """One experiment file with its overrides applied."""
+
+    name: str
+    """Also the MLflow experiment and the folder below `mlruns/harness`."""
+    description: str = ""
+    """The question that the experiment answers; the report opens with it."""
+    model: dict[str, Any]
+    template: dict[str, Any] = {}
+    data: dict[str, Any]
+    training: dict[str, Any] = {}
+    adapter: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
+    stop_on_non_finite: bool = True
+    """As in every cell; see RunConfig."""
+    grid: dict[str, list[Any]] = {}
+    """Dotted field -> values; every combination is a cell."""
+    variants: dict[str, dict[str, Any]] = {}
+    """Name -> dotted fields or sections that differ from the sections above; one cell each, beside the grid."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """Every cell is trained once with each."""
+    evals: tuple[EvalConfig, ...] = (EvalConfig(suite="template_adherence"), EvalConfig(suite="held_out"))
+    references: tuple[Literal["base"], ...] = ("base",)
+    """base: the untouched base model, zero-shot."""
+    ranking: RankingConfig = RankingConfig()
+    launch: LaunchConfig = LaunchConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError(f"{value!r} can't name a folder; use letters, digits, '.', '_' and '-' only, 100 at most")
+        return value
+
+    @field_validator("evals", mode="before")
+    @classmethod
+    def _suite_names(cls, value: object) -> object:
+        return [{"suite": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+
+    @field_validator("evals")
+    @classmethod
+    def _unique_suites(cls, value: tuple[EvalConfig, ...]) -> tuple[EvalConfig, ...]:
+        names = [item.suite for item in value]
+        if len(set(names)) < len(names):
+            raise ValueError("the same suite is listed twice; each suite can be asked once")
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{name!r} can't be a suite; name a file of evals/ without its ending")
+        return value
+
+    @field_validator("grid")
+    @classmethod
+    def _filled_grid(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for field, values in value.items():
+            if not values:
+                raise ValueError(f"{field} has no values; list at least one or delete the line")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _unique_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a seed is listed twice; each one trains the same cell again")
+        return value
+
+    def base_run(self) -> dict[str, Any]:
+        """The sections that every cell starts from, as plain data."""
+        return {name: getattr(self, name) for name in RunConfig.model_fields}
+
+
+def experiment_digest(config: ExperimentConfig) -> str:
+    """12 hex digits of the whole experiment."""
+    return digest(config.model_dump(mode="json"))
+
+
+def tracking_uri(config: TrackingConfig) -> str | None:
+    """Where runs are logged; None is MLflow's own default."""
+    return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or None

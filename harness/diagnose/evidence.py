@@ -1,0 +1,118 @@
+"""What the checks look at, from a cell's records or from any Hugging Face `trainer_state.json`."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import DataError
+from harness.records import (
+    CellResult,
+    ExtractionItem,
+    Finding,
+    NonFinite,
+    Outcome,
+    Probe,
+    Severity,
+    SplitSummary,
+    SuiteResult,
+    TracePoint,
+)
+from harness.store import CellFolder, read_lines
+
+CONVENTION = "a convention of this harness"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A value at a step; it may be NaN or infinite."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything known of one run; what was not recorded is empty."""
+
+    loss: Sequence[Point]
+    grad_norm: Sequence[Point]
+    eval_loss: Sequence[Point]
+    validation: Sequence[Probe] = ()
+    train_probe: Sequence[Probe] = ()
+    splits: Mapping[str, SplitSummary] = field(default_factory=dict)
+    extraction: Sequence[ExtractionItem] = ()
+    suites: Mapping[str, SuiteResult] = field(default_factory=dict)
+    base: Mapping[str, SuiteResult] = field(default_factory=dict)
+    loss_is_nll: bool = True
+    """False with TRL's dft loss or label smoothing: then the level of the training loss says nothing."""
+
+    @property
+    def finite_loss(self) -> list[Point]:
+        """Training losses that are numbers."""
+        return [point for point in self.loss if math.isfinite(point.value)]
+
+
+def as_float(value: float | NonFinite) -> float:
+    """The number behind a recorded value; float() reads "nan" and "inf"."""
+    return float(value)
+
+
+def probe_mean(probe: Probe) -> float:
+    """Mean NLL over the supervised tokens of a probe, in nats."""
+    return sum(as_float(n) * t for n, t in zip(probe.nll, probe.tokens, strict=True)) / sum(probe.tokens)
+
+
+def cell_evidence(folder: CellFolder, result: CellResult, base: CellResult | None) -> Evidence:
+    """Evidence of a cell from its folder."""
+    points = list(read_lines(folder.trace, TracePoint))
+    probes = list(read_lines(folder.probes, Probe))
+
+    def series(name: str) -> list[Point]:
+        return [Point(point.step, as_float(point.values[name])) for point in points if name in point.values]
+
+    settings = result.train.settings if result.train else {}
+    smoothing = float(settings.get("training.label_smoothing_factor", "0") or 0)
+    return Evidence(
+        loss=series("loss"),
+        grad_norm=series("grad_norm"),
+        eval_loss=series("eval_loss"),
+        validation=[probe for probe in probes if probe.split == "validation"],
+        train_probe=[probe for probe in probes if probe.split == "train_probe"],
+        splits=result.train.splits if result.train else {},
+        extraction=list(read_lines(folder.extraction, ExtractionItem)),
+        suites={suite.suite: suite for suite in result.suites},
+        base={suite.suite: suite for suite in base.suites} if base else {},
+        loss_is_nll=settings.get("training.loss_type", "nll") == "nll" and smoothing == 0,
+    )
+
+
+def trainer_state_evidence(path: Path) -> Evidence:
+    """Evidence from a `trainer_state.json` of transformers' Trainer.
+
+    Raises: DataError: the file isn't one.
+    """
+    try:
+        history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
+        return Evidence(loss=_series(history, "loss"), grad_norm=_series(history, "grad_norm"), eval_loss=_series(history, "eval_loss"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the file can't be read ({error})") from error
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: this is no trainer_state.json of transformers (it needs log_history)") from error
+
+
+def _series(history: Sequence[Mapping[str, object]], name: str) -> list[Point]:
+    return [Point(int(str(entry.get("step", index))), float(str(entry[name]))) for index, entry in enumerate(history) if name in entry]
+
+
+def finding(
+    check: str, outcome: Outcome, message: str, severity: Severity = "info", *, advice: str = "",
+    statistic: float | None = None, threshold: float | None = None, source: str = "", evidence: Sequence[str] = (),
+) -> Finding:  # fmt: skip
+    """A finding; a statistic that is no number is left out."""
+    usable = statistic if statistic is not None and math.isfinite(statistic) else None
+    return Finding(
+        check=check, outcome=outcome, severity=severity, message=message, advice=advice, statistic=usable,
+        threshold=threshold, source=source, evidence=tuple(evidence),
+    )  # fmt: skip

@@ -1,0 +1,174 @@
+"""Runs suites and probes on a model: the same ruler for every cell, the base and every reference."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from harness.config import EvalConfig
+from harness.data.formats import Conversation
+from harness.data.tokenize import Tokenized, prompt_ids, tokenized_reference
+from harness.models.generate import GENERATION_BATCH_SIZE, Completion, RowLoss, generate, row_losses
+from harness.models.load import LoadedModel
+from harness.records import Estimate, Example, ExtractionItem, Generation, Score, SuiteResult
+from harness.stats import estimate
+from harness.store import CellFolder, write_lines
+from harness.suite import Measurement, Suite, suite_digest
+
+logger = logging.getLogger(__name__)
+
+MAX_EXTRACTION_ROWS = 100
+MIN_EXTRACTION_TOKENS = 4
+NLL_BATCH_SIZE = 32
+
+
+class AskedModel:
+    """A model that answers the same prompt once: suites that ask the same rows share their generations."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self._known: dict[tuple[tuple[int, ...], int], Completion] = {}
+
+    def completions(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Completion]:
+        """Greedy completions, asked of the model only where they are not known yet."""
+        keys = [(tuple(prompt), max_new_tokens) for prompt in prompts]
+        fresh = [key for key in dict.fromkeys(keys) if key not in self._known]
+        completions = generate(self.loaded, [prompt for prompt, _ in fresh], max_new_tokens=max_new_tokens)
+        self._known.update(zip(fresh, completions, strict=True))
+        return [self._known[key] for key in keys]
+
+
+def evaluate(
+    suite: Suite, options: EvalConfig, examples: Sequence[Example], asked: AskedModel, folder: CellFolder
+) -> SuiteResult:
+    """Asks every example, scores every generation, keeps both."""
+    started = time.monotonic()
+    loaded = asked.loaded
+    as_text = suite.ask == "text" or loaded.tokenizer.chat_template is None
+    prompts = [prompt_ids(loaded.tokenizer, () if as_text else e.messages, _plain(e) if as_text else "") for e in examples]
+    completions = asked.completions(prompts, options.max_new_tokens)
+    generations = [
+        Generation(
+            example_id=example.id,
+            prompt=loaded.tokenizer.decode(prompt),
+            text=loaded.tokenizer.decode(list(completion.token_ids)),
+            stop_reason=completion.stop_reason,
+            prompt_tokens=len(prompt),
+            completion_tokens=len(completion.token_ids),
+        )
+        for example, prompt, completion in zip(examples, prompts, completions, strict=True)
+    ]
+    write_lines(folder.generations(suite.name), generations)
+    losses = _reference_losses(loaded, examples, prompts, as_text=as_text) if suite.needs_nll else None
+    scores = tuple(_scores(suite, examples, generations, losses, loaded.tokens.control_tokens))
+    seconds = time.monotonic() - started
+    logger.info("%s: %d examples in %.1f s", suite.name, len(examples), seconds)
+    return SuiteResult(
+        suite=suite.name,
+        version=suite.version,
+        digest=suite_digest(suite, options, examples),
+        metrics=_metrics(suite, scores),
+        scores=scores,
+        clusters={example.id: example.cluster or example.id for example in examples},
+        slices={example.id: example.slices for example in examples},
+        seconds=seconds,
+    )
+
+
+def _metrics(suite: Suite, scores: Sequence[Score]) -> dict[str, Estimate]:
+    """An estimate of every metric that was scored at all."""
+    metrics = {}
+    for name in suite.scorers:
+        values = [score.value for score in scores if score.metric == name]
+        scored = [value for value in values if value is not None]
+        if scored:
+            metrics[name] = estimate(scored, len(values) - len(scored))
+    return metrics
+
+
+def _plain(example: Example) -> str:
+    """A prompt without template; turns are joined by line breaks where the model has none."""
+    return example.text or "\n".join(turn.content for turn in example.messages)
+
+
+def _reference_losses(
+    loaded: LoadedModel, examples: Sequence[Example], prompts: Sequence[Sequence[int]], *, as_text: bool
+) -> dict[str, RowLoss]:
+    rows: list[tuple[str, Tokenized]] = []
+    for example, prompt in zip(examples, prompts, strict=True):
+        # Plain questions end in a colon: the answer follows after a blank, as it does in running text.
+        blank = " " if as_text and not example.text.endswith((" ", "\n")) else ""
+        row = tokenized_reference(
+            loaded.tokenizer, prompt, () if as_text else example.messages, blank + example.reference,
+            loaded.tokens.end_of_turn_id,
+        )  # fmt: skip
+        if len(row.input_ids) <= loaded.context and row.num_supervised:
+            rows.append((example.id, row))
+    pad = loaded.tokenizer.pad_token_id
+    losses = row_losses(loaded.model, [row for _, row in rows], pad_token_id=pad, batch_size=NLL_BATCH_SIZE)
+    return {example_id: loss for (example_id, _), loss in zip(rows, losses, strict=True)}
+
+
+def _scores(
+    suite: Suite, examples: Sequence[Example], generations: Sequence[Generation], losses: Mapping[str, RowLoss] | None,
+    special_tokens: tuple[str, ...],
+) -> list[Score]:  # fmt: skip
+    scores = []
+    for example, generation in zip(examples, generations, strict=True):
+        loss = losses.get(example.id) if losses is not None else None
+        finite = loss is not None and loss.nll == loss.nll and abs(loss.nll) != float("inf")
+        measured = Measurement(
+            example=example,
+            generation=generation,
+            nll=loss.nll if loss is not None and finite else None,
+            reference_bytes=len(example.reference.encode()),
+            reference_tokens=loss.num_tokens if loss is not None else 0,
+            special_tokens=special_tokens,
+        )
+        for name, scorer in suite.scorers.items():
+            if generation.stop_reason == "prompt_too_long" and name not in ("nll", "bits_per_byte"):
+                scores.append(Score(example_id=example.id, metric=name, value=None, failure="prompt_too_long"))
+            elif (score := scorer(measured)) is not None:
+                scores.append(score)
+    return scores
+
+
+def extract(
+    loaded: LoadedModel, train: Sequence[tuple[Tokenized, Conversation]], validation: Sequence[tuple[Tokenized, Conversation]]
+) -> list[ExtractionItem]:
+    """Gives the model the prompt and the first half of an answer: does it complete the rest word for word?
+
+    Carlini et al. 2023, definition 3.1, with at most the 50 next tokens; on validation rows as the baseline, because a
+    model that has learned the task completes those too.
+    """
+    items: list[ExtractionItem] = []
+    for split, rows in (("train_probe", train), ("validation", validation)):
+        cut = [(row, _last_answer(row)) for row, _ in rows[:MAX_EXTRACTION_ROWS]]
+        usable = [(row, start, stop) for row, (start, stop) in cut if stop - start >= MIN_EXTRACTION_TOKENS]
+        halves = [(row, (start + stop) // 2, stop) for row, start, stop in usable]
+        prompts = [row.input_ids[:middle] for row, middle, _ in halves]
+        completions = generate(loaded, prompts, max_new_tokens=50, batch_size=GENERATION_BATCH_SIZE)
+        decode = loaded.tokenizer.decode
+        for (row, middle, stop), (_, start, _), completion in zip(halves, usable, completions, strict=True):
+            expected = row.input_ids[middle:stop][:50]
+            items.append(
+                ExtractionItem(
+                    split=split,  # type: ignore[arg-type]
+                    example_id=row.id,
+                    prefix=decode(row.input_ids[start:middle]),
+                    expected=decode(expected),
+                    generated=decode(list(completion.token_ids)),
+                    is_verbatim=list(completion.token_ids[: len(expected)]) == expected,
+                )
+            )
+    return items
+
+
+def _last_answer(row: Tokenized) -> tuple[int, int]:
+    """Start and stop of the last run of supervised tokens, its end-of-turn token left out."""
+    stop = len(row.labels)
+    while stop and row.labels[stop - 1] < 0:
+        stop -= 1
+    start = stop
+    while start and row.labels[start - 1] >= 0:
+        start -= 1
+    return start, max(start, stop - 1)

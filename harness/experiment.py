@@ -1,0 +1,283 @@
+"""From an experiment file to a report: plan, preflight, launch, collect, rank."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from harness import preflight
+from harness.config import ExperimentConfig, RunConfig, TemplateConfig, experiment_digest, tracking_uri
+from harness.data.splits import data_fingerprint, load_splits
+from harness.diagnose.cell import diagnose_cell, diagnose_trainer_state
+from harness.errors import ConfigError
+from harness.experiment_file import experiment_lines, find_experiment, line_of, load_experiment
+from harness.grid import Cell, CellSpec, expand, plan, reference_cell
+from harness.launch import local
+from harness.models.templates import template_text
+from harness.rank import rank
+from harness.records import CellResult, Finding, Ranking
+from harness.report.write import write_reports
+from harness.resources import digest
+from harness.store import CellFolder, ExperimentFolder, experiment_folder, known_experiments, read_record, write_record, write_text
+from harness.suite import load_suite, suite_digest, suite_examples
+from harness.tracking import mlflow_tracker
+
+logger = logging.getLogger(__name__)
+
+
+class Plan(NamedTuple):
+    """What an experiment will do."""
+
+    config: ExperimentConfig
+    cells: tuple[Cell, ...]
+    references: tuple[Cell, ...]
+    packs: tuple[tuple[str, ...], ...]
+    folder: ExperimentFolder
+
+    def everything(self) -> tuple[Cell, ...]:
+        """References first: they take the least time and every finding is read against them."""
+        return (*self.references, *self.cells)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a display needs to know while workers run."""
+
+    plan: Plan
+    states: Mapping[str, str]
+    """Cell id -> waiting | running | finished | failed | reused."""
+
+
+def plan_experiment(name: str, overrides: Sequence[str] = ()) -> Plan:
+    """Every cell of an experiment, checked as far as that goes without its model.
+
+    Raises: ConfigError: the file or any cell is wrong.
+    """
+    path = find_experiment(name)
+    config = load_experiment(path, overrides)
+    lines = experiment_lines(path)
+    if "grid" in config.model_fields_set and not config.grid:
+        raise ConfigError(f"{path}:{line_of(lines, ('grid',))}: grid is empty; list a field with its values or delete the section")
+    cells = expand(config, path.parent, _fingerprint, lambda location: f"{path}:{line_of(lines, location)}")
+    return Plan(config, cells, _references(config, cells), plan(cells), experiment_folder(config.name))
+
+
+def _fingerprint(run: RunConfig) -> str:
+    return digest([data_fingerprint(run.data), template_text(run.template) or run.template.name])
+
+
+def _references(config: ExperimentConfig, cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The untouched base, once for each base model that the cells start from, under the experiment's own template."""
+    if not config.references:
+        return ()
+    models = {cell.config.model.model_dump_json(): cell.config.model for cell in cells}
+    template = TemplateConfig.model_validate(config.template)
+    found = []
+    for model in models.values():
+        run = cells[0].config.model_copy(update={"model": model, "template": template, "training": {}, "adapter": None})
+        name = "base" if len(models) == 1 else f"base: {model.name}"
+        found.append(reference_cell(name, run, _fingerprint(run)))
+    return tuple(found)
+
+
+def check_plan(made: Plan, *, deep: bool) -> Mapping[str, tuple[str, ...]]:
+    """Cell id -> problems, suites and the folder included.
+
+    Raises: HarnessError: a suite can't be loaded or asked, or the folder can't be written to.
+    """
+    for options in made.config.evals:
+        suite = load_suite(options.suite)
+        if options.data is not None:
+            suite_examples(suite, options, [])
+    if deep:
+        made.folder.check_writable()
+    return preflight.problems(made.cells, deep=deep)
+
+
+def run_experiment(made: Plan, show: Callable[[Progress], None]) -> tuple[Ranking, bool]:
+    """Trains and evaluates what is not done yet, ranks everything, writes the report; whether no cell failed.
+
+    Raises: HarnessError: something is wrong with a cell before anything was started.
+    """
+    todo = [cell for cell in made.everything() if not is_done(made, cell)]
+    if todo:
+        found = check_plan(made._replace(cells=tuple(c for c in made.cells if c in todo) or made.cells[:1]), deep=True)
+        if any(found.values()):
+            raise ConfigError("\n".join(dict.fromkeys(problem for problems in found.values() for problem in problems)))
+        _start(made, todo, show)
+    return finish(made, changed=bool(todo) or not made.folder.report("html").exists())
+
+
+def is_done(made: Plan, cell: Cell) -> bool:
+    """Whether a finished result is there that answers to today's suites."""
+    folder = made.folder.cell(cell.id)
+    if not folder.result.exists() or not folder.spec.exists():
+        return False
+    result = read_record(folder.result, CellResult)
+    return result.status == "finished" and {(s.suite, s.digest) for s in result.suites} == set(_suite_digests(made, cell))
+
+
+def _suite_digests(made: Plan, cell: Cell) -> list[tuple[str, str]]:
+    test = [row.example() for row in load_splits(cell.config.data).test]
+    found = []
+    for options in made.config.evals:
+        suite = load_suite(options.suite)
+        found.append((suite.name, suite_digest(suite, options, suite_examples(suite, options, test))))
+    return found
+
+
+def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -> None:
+    config, folder = made.config, made.folder
+    folder.check_writable()
+    experiment_id = mlflow_tracker.connect(tracking_uri(config.tracking), config.name)
+    public = json.loads(config.model_dump_json())
+    if config.tracking.uri:
+        public["tracking"]["uri"] = mlflow_tracker.without_password(config.tracking.uri)
+    write_text(folder.config, json.dumps({"digest": experiment_digest(config), "config": public}))
+    parent = mlflow_tracker.open_parent_run(folder, experiment_id, config.name, public)
+    devices, threads = local.slots(config.launch.max_workers)
+    for cell in todo:
+        spec = CellSpec(
+            cell=cell, experiment=config.name, evals=config.evals, parent_run_id=parent,
+            system_metrics=config.tracking.system_metrics, num_threads=threads,
+        )  # fmt: skip
+        target = folder.cell(cell.id)
+        target.result.unlink(missing_ok=True)
+        write_record(target.spec, spec)
+    states = {cell.id: "waiting" if cell in todo else "reused" for cell in made.everything()}
+    show(Progress(made, dict(states)))
+    logs = [folder.cell(cell.id).log for cell in todo]
+    for state in local.launch([[folder.cell(cell.id).path] for cell in todo], logs, devices):
+        cell = todo[state.index]
+        if state.exit_code is None:
+            states[cell.id] = "running"
+        else:
+            states[cell.id] = "finished" if state.exit_code == 0 else "failed"
+            _record_death(folder.cell(cell.id), cell, state.exit_code)
+        show(Progress(made, dict(states)))
+
+
+def _record_death(folder: CellFolder, cell: Cell, exit_code: int) -> None:
+    """A worker that was killed leaves no result; its parent writes one."""
+    if folder.result.exists():
+        return
+    cause = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+    tail = folder.log.read_text(encoding="utf-8", errors="replace")[-4000:] if folder.log.exists() else ""
+    run_id = folder.run_id.read_text().strip() if folder.run_id.exists() else ""
+    result = CellResult(
+        cell=cell.id, name=cell.name, group=cell.group, seed=cell.seed, overrides=cell.overrides, status="failed",
+        stage="worker", error=f"the worker died ({cause}); see {folder.log}", traceback=tail, mlflow_run_id=run_id,
+    )  # fmt: skip
+    write_record(folder.result, result)
+    if run_id:
+        mlflow_tracker.end_run(run_id, "FAILED")
+
+
+def collect(made: Plan) -> tuple[list[CellResult], list[CellResult], dict[str, tuple[Finding, ...]]]:
+    """Results of the cells, results of the references, and the findings of every cell, from records alone."""
+    def results(cells: Sequence[Cell]) -> list[CellResult]:
+        files = [made.folder.cell(cell.id).result for cell in cells]
+        return [read_record(path, CellResult) for path in files if path.exists()]
+
+    references = results(made.references)
+    cells = results(made.cells)
+    base = references[0] if references else None
+    findings = {result.cell: diagnose_cell(made.folder.cell(result.cell), result, base) for result in cells}
+    return cells, references, findings
+
+
+def rank_experiment(made: Plan) -> Ranking:
+    """The ranking, from records alone.
+
+    Raises: ConfigError: no cell has been run.
+    """
+    cells, references, findings = collect(made)
+    if not cells:
+        raise ConfigError(f"experiment {made.config.name!r} has no results yet; start it with `harness run`")
+    return rank(made.config.name, made.config.ranking, cells, references, findings)
+
+
+def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
+    """Diagnoses, ranks, writes the report, and logs all of it to MLflow where something changed."""
+    ranking = rank_experiment(made)
+    cells, references, findings = collect(made)
+    no_failure = all(result.status == "finished" for result in (*cells, *references))
+    if not changed:
+        return ranking, no_failure
+    write_record(made.folder.ranking, ranking)
+    files = write_reports(made.config, made.folder, ranking, cells, references, findings)
+    _log(made, ranking, cells, findings, files, failed=not no_failure)
+    return ranking, no_failure
+
+
+def _log(
+    made: Plan, ranking: Ranking, cells: Sequence[CellResult], findings: Mapping[str, Sequence[Finding]],
+    files: Sequence[Path], *, failed: bool,
+) -> None:  # fmt: skip
+    if not made.folder.parent_run_id.exists():
+        return
+    started = time.monotonic()
+    mlflow_tracker.connect(tracking_uri(made.config.tracking), made.config.name)
+    for result in cells:
+        if result.mlflow_run_id:
+            mlflow_tracker.log_findings(result.mlflow_run_id, findings[result.cell])
+    best = ", ".join(row.name for row in ranking.rows if row.in_best_set) or "none"
+    tags = {"harness.best_set": best, "harness.criterion": ranking.criterion}
+    parent = made.folder.parent_run_id.read_text().strip()
+    mlflow_tracker.close_parent_run(parent, [*files, made.folder.ranking], tags, failed=failed)
+    logger.debug("logged findings and report in %.1f s", time.monotonic() - started)
+
+
+def only_trained(made: Plan) -> Plan:
+    """The same plan with the cells whose training is done.
+
+    Raises: ConfigError: there are none.
+    """
+    cells = tuple(cell for cell in made.cells if (made.folder.cell(cell.id).path / "train.json").exists())
+    if not cells:
+        raise ConfigError(f"experiment {made.config.name!r} has no trained cells; start it with `harness run`")
+    return made._replace(cells=cells, packs=plan(cells))
+
+
+class FoundCell(NamedTuple):
+    """A cell with its folder and findings."""
+
+    result: CellResult
+    folder: CellFolder
+    findings: tuple[Finding, ...]
+
+
+def find_cell(target: str) -> FoundCell:
+    """The cell with this id (or the start of it), name or MLflow run id, among the experiments of the working folder.
+
+    Raises: ConfigError: there is none, or several.
+    """
+    found: list[tuple[ExperimentFolder, CellResult]] = []
+    for name in known_experiments():
+        folder = experiment_folder(name)
+        results = [read_record(path, CellResult) for path in folder.path.glob("cells/*/result.json")]
+        found += [(folder, r) for r in results if target in (r.name, r.mlflow_run_id) or (len(target) >= 4 and r.cell.startswith(target))]
+    if not found:
+        raise ConfigError(f"{target}: there is no such cell, run or file in this folder; `harness list` and `harness plan EXPERIMENT` name them")
+    if len(found) > 1:
+        listed = ", ".join(f"{r.name} ({r.cell})" for _, r in found)
+        raise ConfigError(f"{target}: several cells have this name: {listed}; give an id")
+    folder, result = found[0]
+    cell = folder.cell(result.cell)
+    bases = [read_record(p, CellResult) for p in folder.path.glob("cells/*/result.json")]
+    base = next((b for b in bases if b.seed is None and b.status == "finished"), None)
+    return FoundCell(result, cell, diagnose_cell(cell, result, base))
+
+
+def diagnose_target(target: str) -> tuple[Finding, ...]:
+    """Findings of a cell, an MLflow run id or a `trainer_state.json`.
+
+    Raises: HarnessError: there is no such thing, or the file is no trainer state.
+    """
+    path = Path(target)
+    if path.suffix == ".json" or path.is_file():
+        return diagnose_trainer_state(path)
+    return find_cell(target).findings

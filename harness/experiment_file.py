@@ -1,0 +1,202 @@
+"""From YAML text to an ExperimentConfig, with file and line in every complaint."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from harness.config import DataConfig, EvalConfig, ExperimentConfig, RunConfig
+from harness.errors import ConfigError
+from harness.library_fields import did_you_mean
+from harness.resources import bundled
+
+Location = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loader that reads `2e-5` as a number, as YAML 1.2 does."""
+
+
+_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def find_experiment(name: str) -> Path:
+    """The file itself, else the bundled experiment of that name.
+
+    Raises: ConfigError: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = bundled("experiments") / f"{name}.yaml"
+    if "/" not in name and shipped.is_file():
+        return shipped
+    known = sorted(path.stem for path in bundled("experiments").glob("*.yaml"))
+    hint = did_you_mean(name, known) or f"; bundled experiments are {', '.join(known)}"
+    raise ConfigError(f"{name}: there is no such experiment file{hint}")
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """The experiment in a YAML file.
+
+    Args:
+        path: of the file.
+        overrides: `dotted.key=value`, the value as YAML.
+
+    Raises: ConfigError: one line for each thing that is wrong, with file and line.
+    """
+    content, lines = _parse(path)
+    for override in overrides:
+        _apply_override(content, override)
+    resolve_files({"evals": content.get("evals")} if isinstance(content.get("evals"), list) else {}, path.parent)
+    try:
+        return ExperimentConfig.model_validate(content)
+    except ValidationError as error:
+        problems = [_describe(detail, ExperimentConfig) for detail in error.errors()]
+        raise ConfigError(_report(path, lines, problems)) from error
+
+
+def _report(path: Path, lines: Mapping[Location, int], problems: Sequence[tuple[Location, str]]) -> str:
+    return "\n".join(f"{path}:{line_of(lines, location)}: {text}" for location, text in problems)
+
+
+def line_of(lines: Mapping[Location, int], location: Location) -> int:
+    """The line of a key, or of the nearest key above it that the file has."""
+    while location and location not in lines:
+        location = location[:-1]
+    return lines.get(location, 1)
+
+
+def experiment_lines(path: Path) -> dict[Location, int]:
+    """Key path -> line number in an experiment file."""
+    return _parse(path)[1]
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=_Loader)
+        lines = dict(_key_lines(root, (), path)) if root is not None else {}
+        content = yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"{path}: the file can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: the file isn't UTF-8 text; save it as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: this isn't valid YAML: {error.problem}; check indentation and colons") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}:1: an experiment is a mapping of sections such as model:, data: and grid:")
+    return content, lines
+
+
+def _key_lines(node: yaml.Node, location: Location, path: Path) -> Iterator[tuple[Location, int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise ConfigError(f"{path}:{key.start_mark.line + 1}: {key.value} is given twice; delete one of the two")
+            seen.add(key.value)
+            yield (*location, key.value), key.start_mark.line + 1
+            yield from _key_lines(value, (*location, key.value), path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*location, index), value.start_mark.line + 1
+            yield from _key_lines(value, (*location, index), path)
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override}: write it as dotted.key=value")
+    try:
+        value = yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value isn't valid YAML; quote it") from error
+    set_dotted(content, key, value)
+
+
+def set_dotted(content: dict[str, Any], key: str, value: object) -> None:
+    """Sets `a.b.c` in nested dicts, making those on the way.
+
+    Raises: ConfigError: something on the way is not a section.
+    """
+    *parents, last = key.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {}) if content.get(parent) is not None else _new_section(content, parent)
+        if not isinstance(content, dict):
+            raise ConfigError(f"{key}: {parent} is a single value, so nothing below it can be set")
+    content[last] = value
+
+
+def _new_section(content: dict[str, Any], name: str) -> dict[str, Any]:
+    section: dict[str, Any] = {}
+    content[name] = section
+    return section
+
+
+def resolve_files(content: dict[str, Any], folder: Path) -> None:
+    """Makes paths that are written relative to the experiment file findable from the working folder.
+
+    A path that exists in the working folder stays as it is.
+    """
+
+    def resolved(value: object) -> object:
+        if isinstance(value, str) and value and not Path(value).exists() and (folder / value).is_file():
+            return str(folder / value)
+        return value
+
+    def within(section: object, *keys: str) -> None:
+        for key in keys:
+            if isinstance(section, dict) and key in section:
+                within(section[key], "path")
+                section[key] = resolved(section[key])
+
+    within(content.get("template"), "name")
+    within(content.get("data"), "train", "validation", "test")
+    for suite in content.get("evals") or []:
+        within(suite, "data")
+
+
+def _describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[Location, str]:
+    location = tuple(detail["loc"])
+    return location, describe_error(location, detail, model)
+
+
+def describe_error(location: Location, detail: ErrorDetails, model: type[BaseModel]) -> str:
+    """One sentence about one validation error: the dotted path, what is wrong and the nearest valid name."""
+    dotted = ".".join(str(part) for part in location) or "the experiment"
+    if detail["type"] == "extra_forbidden":
+        known = _fields_at(location[:-1], model)
+        return f"{dotted} is not a known field{did_you_mean(str(location[-1]), known)}"
+    if detail["type"] == "missing":
+        return f"{dotted} is missing; add it"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        if "\t" in message:
+            return "; ".join(f"{dotted}.{line.replace(chr(9), ' ')}" for line in message.split("\n"))
+        return f"{dotted}: {message}"
+    return f"{dotted}: {message[:1].lower()}{message[1:]}, not {detail['input']!r}"
+
+
+def _fields_at(location: Location, model: type[BaseModel]) -> list[str]:
+    """Names of the fields of the section at a location."""
+    sections: dict[str, type[BaseModel]] = {"evals": EvalConfig, "data": DataConfig}
+    current: type[BaseModel] = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part) or RunConfig.model_fields.get(part)
+        annotation = field.annotation if field else None
+        nested = [t for t in (annotation, *getattr(annotation, "__args__", ())) if isinstance(t, type) and issubclass(t, BaseModel)]
+        current = nested[0] if nested else sections.get(part, current)
+    return list(current.model_fields)

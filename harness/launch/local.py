@@ -1,0 +1,130 @@
+"""Runs packs on this machine: one process a pack, forked from one that has already imported the libraries."""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+STOP_SECONDS = 15.0
+LIBRARIES = ("harness.pipeline",)
+
+
+@dataclass(frozen=True, slots=True)
+class PackState:
+    """What became of one pack."""
+
+    index: int
+    exit_code: int | None
+    """None while it runs; 0 when every cell finished; negative: the signal that killed it."""
+
+
+def slots(max_workers: int | None) -> tuple[list[str], int]:
+    """GPU ids (or empty strings) that packs may run on, and the CPU threads of each worker."""
+    gpus = _visible_gpus()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if gpus:
+        chosen = gpus[: max_workers or len(gpus)]
+        return chosen, max(1, cores // len(chosen))
+    # One thread a worker: two processes with several threads each slow one another down many times.
+    count = max_workers or cores
+    return [""] * count, max(1, cores // count)
+
+
+def _visible_gpus() -> list[str]:
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [part for part in listed.split(",") if part.strip() and part.strip() != "-1"]
+    return [path.name for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*"))] and [
+        str(index) for index, _ in enumerate(sorted(Path("/proc/driver/nvidia/gpus").glob("*")))
+    ]
+
+
+def launch(packs: Sequence[Sequence[Path]], logs: Sequence[Path], devices: Sequence[str]) -> Iterator[PackState]:
+    """Runs every pack once a device is free; yields a state whenever one starts (exit code None) or ends.
+
+    On Ctrl-C the workers are asked to stop, so that they end their MLflow runs truthfully.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(LIBRARIES))
+    free = list(devices)
+    waiting = list(range(len(packs)))
+    running: dict[int, tuple[int, str, ForkServerProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                index, device = waiting.pop(0), free.pop(0)
+                process = context.Process(target=_work, args=(list(packs[index]), logs[index], device), name=f"pack-{index}")
+                with _thread_limit():
+                    process.start()
+                running[process.sentinel] = (index, device, process)
+                yield PackState(index, None)
+            for sentinel in wait(list(running), timeout=POLL_SECONDS):
+                assert isinstance(sentinel, int)
+                index, device, process = running.pop(sentinel)
+                process.join()
+                free.append(device)
+                yield PackState(index, process.exitcode)
+    finally:
+        _stop([process for _, _, process in running.values()])
+
+
+@contextlib.contextmanager
+def _thread_limit() -> Iterator[None]:
+    """OpenMP reads its limit when it is loaded, in the fork server; each worker raises it again through torch."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+
+
+def _stop(processes: Sequence[ForkServerProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+
+
+def _work(folders: list[Path], log: Path, device: str) -> None:
+    """The worker: prints to its log file only, sees its GPU only, ends on SIGTERM as on an exception."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", buffering=1, encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if device:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _raise_exit)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    warnings.simplefilter("ignore")
+    run_pack = _pack_runner()
+    sys.exit(0 if run_pack(folders) else 1)
+
+
+def _raise_exit(signum: int, _: object) -> None:
+    sys.exit(128 + signum)
+
+
+def _pack_runner() -> Callable[[Sequence[Path]], bool]:
+    """Looked up by name: a launcher knows nothing of training."""
+    import importlib
+
+    run_pack: Callable[[Sequence[Path]], bool] = importlib.import_module(LIBRARIES[0]).run_pack
+    return run_pack

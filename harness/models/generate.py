@@ -1,0 +1,127 @@
+"""Batched greedy generation and per-example NLL."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from harness.data.tokenize import IGNORED, Tokenized
+from harness.models.load import LoadedModel
+from harness.records import StopReason
+
+logger = logging.getLogger(__name__)
+
+GENERATION_BATCH_SIZE = 64
+
+
+class Completion(NamedTuple):
+    """What a model wrote after a prompt."""
+
+    token_ids: tuple[int, ...]
+    """Without the token that ended it."""
+    stop_reason: StopReason
+
+
+def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first, so that running out of memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index], reverse=True)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+@torch.inference_mode()
+def generate(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int = GENERATION_BATCH_SIZE
+) -> list[Completion]:
+    """Greedy completions, one a prompt, in the order of the prompts.
+
+    A prompt that leaves no room for `max_new_tokens` in the model's context is not asked: its stop reason says so.
+    """
+    room = loaded.context - max_new_tokens
+    completions = [Completion((), "prompt_too_long")] * len(prompts)
+    fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]
+    if len(fitting) < len(prompts):
+        logger.warning("%d of %d prompts leave no room for %d new tokens in a context of %d and are unscored",
+                       len(prompts) - len(fitting), len(prompts), max_new_tokens, loaded.context)  # fmt: skip
+    loaded.model.eval()
+    for batch in _batches([len(prompts[index]) for index in fitting], batch_size):
+        chosen = [fitting[position] for position in batch]
+        rows = _generate_batch(loaded, [prompts[index] for index in chosen], max_new_tokens)
+        for index, row in zip(chosen, rows, strict=True):
+            completions[index] = _cut(row, loaded)
+    return completions
+
+
+def _generate_batch(loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    width = max(len(prompt) for prompt in prompts)
+    pad = loaded.tokenizer.pad_token_id
+    device = loaded.model.device
+    # Left padding: the answer must follow the prompt's last token directly.
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    output = loaded.model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        eos_token_id=loaded.stop_ids,
+        pad_token_id=pad,
+    )  # (batch, width + new)
+    return [row[width:] for row in output.tolist()]
+
+
+def _cut(row: Sequence[int], loaded: LoadedModel) -> Completion:
+    """The tokens before the first stop token."""
+    stops = set(loaded.stop_ids)
+    for position, token in enumerate(row):
+        if token in stops:
+            ended = token == loaded.tokens.end_of_turn_id
+            return Completion(tuple(row[:position]), "end_of_turn" if ended else "end_of_text")
+    return Completion(tuple(row), "length")
+
+
+class RowLoss(NamedTuple):
+    """How well a model predicts the supervised tokens of one row."""
+
+    nll: float
+    """Nats per supervised token; NaN where there is none."""
+    num_tokens: int
+    num_right: int
+    """Tokens whose argmax is right."""
+
+
+@torch.no_grad()
+def row_losses(model: torch.nn.Module, rows: Sequence[Tokenized], *, pad_token_id: int, batch_size: int) -> list[RowLoss]:
+    """NLL of every row, in eval mode, in the order of the rows.
+
+    Batching by length pads little; right padding is masked, so the batch a row falls into doesn't matter.
+    """
+    was_training = model.training
+    model.eval()
+    losses: list[RowLoss | None] = [None] * len(rows)
+    device = next(model.parameters()).device
+    for batch in _batches([len(row.input_ids) for row in rows], batch_size):
+        width = max(len(rows[index].input_ids) for index in batch)
+        ids = torch.full((len(batch), width), pad_token_id)
+        labels = torch.full((len(batch), width), IGNORED)
+        mask = torch.zeros((len(batch), width), dtype=torch.long)
+        for position, index in enumerate(batch):
+            length = len(rows[index].input_ids)
+            ids[position, :length] = torch.tensor(rows[index].input_ids)
+            labels[position, :length] = torch.tensor(rows[index].labels)
+            mask[position, :length] = 1
+        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[:, :-1].float()  # (batch, time, vocab)
+        targets = labels[:, 1:].to(device)
+        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+        counts = (targets != IGNORED).sum(1)
+        right = ((logits.argmax(-1) == targets) & (targets != IGNORED)).sum(1)
+        for position, index in enumerate(batch):
+            count = int(counts[position])
+            mean = float(nll[position].sum()) / count if count else float("nan")
+            losses[index] = RowLoss(mean, count, int(right[position]))
+    model.train(was_training)
+    return [loss for loss in losses if loss is not None]

@@ -1,0 +1,165 @@
+"""Loads a base model or a trained checkpoint with its tokenizer, template and special tokens in agreement."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.config import ModelConfig, RunConfig
+from harness.errors import ModelError
+from harness.models.templates import TokenPlan, apply_template
+from harness.resources import EMBEDDED_PREFIX, embedded
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready to train or to generate."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    tokens: TokenPlan
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """The end-of-turn token first, then the base's own end of text."""
+        end_of_text = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        others = end_of_text if isinstance(end_of_text, list) else [end_of_text]
+        return list(dict.fromkeys([self.tokens.end_of_turn_id, *(i for i in others if i is not None)]))
+
+    @property
+    def context(self) -> int:
+        """Longest sequence that the model takes."""
+        return int(getattr(self.model.config, "max_position_embeddings", 1 << 20))
+
+
+def model_source(config: ModelConfig) -> str:
+    """What `from_pretrained` is given.
+
+    Raises: ModelError: it is a folder without a model.
+    """
+    if config.name.startswith(EMBEDDED_PREFIX):
+        if config.name != f"{EMBEDDED_PREFIX}base":
+            raise ModelError(f"model.name {config.name!r}: the only embedded model is embedded:base")
+        return str(embedded("base"))
+    looks_local = config.name.startswith(("/", "./", "../", "~")) or Path(config.name).exists()
+    if looks_local and not (Path(config.name).expanduser() / "config.json").is_file():
+        raise ModelError(f"model.name {config.name!r}: there is no model (config.json) in that folder; check the path")
+    return str(Path(config.name).expanduser()) if looks_local else config.name
+
+
+def load_tokenizer(config: RunConfig, *, plain_rows: bool) -> tuple["PreTrainedTokenizerBase", TokenPlan]:
+    """The base's tokenizer with the cell's template applied.
+
+    Raises: ModelError: it can't be reached. TemplateError: see `apply_template`.
+    """
+    from transformers import AutoTokenizer
+
+    options = _hub_options(config.model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_source(config.model), **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(_unreachable(config.model, error)) from error
+    return tokenizer, apply_template(tokenizer, config.template, plain_rows=plain_rows)
+
+
+def _hub_options(config: ModelConfig) -> dict[str, Any]:
+    return {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
+
+
+def _unreachable(config: ModelConfig, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"model {config.name!r} can't be loaded: {reason.rstrip('.')}; check its name, your connection and `hf auth login`, "
+        "or give the path of a local folder"
+    )
+
+
+def check_model(config: ModelConfig) -> None:
+    """Raises: ModelError: the model's config can't be reached."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(model_source(config), **_hub_options(config))
+    except (OSError, ValueError) as error:
+        raise ModelError(_unreachable(config, error)) from error
+
+
+def choose_device() -> "torch.device":
+    """The first GPU, else the CPU."""
+    import torch
+
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def weight_dtype(config: RunConfig) -> "torch.dtype":
+    """float32 on CPU and for full fine-tunes (mixed precision keeps float32 weights); bfloat16 under an adapter on GPU."""
+    import torch
+
+    if config.model.dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.model.dtype]
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if on_gpu and config.adapter is not None else torch.float32
+
+
+def load_base(config: RunConfig, *, plain_rows: bool) -> LoadedModel:
+    """The untouched base with the cell's template; embeddings grow where the template needs new tokens.
+
+    New rows are drawn around the mean of the old ones (transformers' mean resizing).
+    Raises: ModelError: the model can't be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    tokenizer, tokens = load_tokenizer(config, plain_rows=plain_rows)
+    options: dict[str, Any] = {**_hub_options(config.model), "dtype": weight_dtype(config), "use_safetensors": True}
+    if config.model.attn_implementation:
+        options["attn_implementation"] = config.model.attn_implementation
+    if config.quantization is not None:
+        options["quantization_config"] = _quantization(config.quantization)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(model_source(config.model), **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(_unreachable(config.model, error)) from error
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if model.generation_config is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if config.quantization is None:
+        model.to(choose_device())
+    return LoadedModel(model, tokenizer, tokens)
+
+
+def _quantization(settings: dict[str, Any]) -> object:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ModelError("quantization needs bitsandbytes; install it with `pip install 'sft-harness[qlora]'`") from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(**settings)
+
+
+def load_checkpoint(config: RunConfig, folder: Path, *, plain_rows: bool) -> LoadedModel:
+    """A trained checkpoint: the saved full model, or the base with the saved adapter.
+
+    Raises: ModelError: the folder holds neither.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    if config.adapter is not None:
+        base = load_base(config, plain_rows=plain_rows)
+        adapted = PeftModel.from_pretrained(base.model, str(folder))
+        return LoadedModel(adapted, base.tokenizer, base.tokens)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no checkpoint; delete the cell's folder and run again")
+    tokenizer, tokens = load_tokenizer(config, plain_rows=plain_rows)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=weight_dtype(config), use_safetensors=True)
+    model.to(choose_device())
+    return LoadedModel(model, tokenizer, tokens)

@@ -1,0 +1,276 @@
+"""Records that cross a file: what one stage writes and another reads."""
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+NonFinite = Literal["nan", "inf", "-inf"]
+Severity = Literal["info", "warning", "error"]
+Outcome = Literal["fired", "clear", "insufficient", "not_applicable"]
+StopReason = Literal["end_of_turn", "end_of_text", "length", "prompt_too_long"]
+
+
+class Record(BaseModel):
+    """Frozen, closed and finite: a NaN is written as the string "nan", never as a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def finite_or_name(value: float) -> float | NonFinite:
+    """The value, or its name where JSON has no number for it."""
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return float(value)
+
+
+class Message(Record):
+    """One turn."""
+
+    role: str
+    content: str
+
+
+class Expectation(Record):
+    """What the form of an answer must be, beyond ending its turn."""
+
+    json_schema: dict[str, Any] | None = None
+    """JSON Schema that the whole answer must fit."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Function schemas; where given, the answer must be one well-formed call of one of them."""
+    thinking: bool = False
+    """Whether the answer must begin with exactly one closed thinking block."""
+
+
+class Example(Record):
+    """One prompt with its target."""
+
+    id: str
+    messages: tuple[Message, ...] = ()
+    """The conversation up to the answer; empty where `text` is asked as it stands."""
+    text: str = ""
+    """A prompt asked without any chat template."""
+    reference: str
+    slices: tuple[str, ...] = ()
+    cluster: str = ""
+    """Examples of one cluster are not independent of each other; empty means a cluster of its own."""
+    expect: Expectation = Expectation()
+
+
+class Generation(Record):
+    """One completion."""
+
+    example_id: str
+    prompt: str
+    """What the model was given, special tokens visible."""
+    text: str
+    """The completion without its end-of-turn token."""
+    stop_reason: StopReason
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Score(Record):
+    """One scorer's verdict on one generation."""
+
+    example_id: str
+    metric: str
+    value: float | None
+    """None: could not be scored; never counted as zero."""
+    failure: str = ""
+    """Machine-readable kind of failure, such as `runs_on` or `json_invalid`."""
+
+
+class Estimate(Record):
+    """A mean over examples with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unscored: int = 0
+
+
+class SuiteResult(Record):
+    """What one suite found out about one model."""
+
+    suite: str
+    version: int
+    digest: str
+    """Of the suite's name, version, options and examples."""
+    metrics: dict[str, Estimate]
+    scores: tuple[Score, ...]
+    clusters: dict[str, str]
+    """Example id -> cluster."""
+    slices: dict[str, tuple[str, ...]]
+    """Example id -> slices."""
+    seconds: float
+
+
+class TracePoint(Record):
+    """What the trainer logged at one optimizer step."""
+
+    step: int
+    epoch: float
+    seconds: float
+    """Since training began."""
+    values: dict[str, float | NonFinite]
+
+
+class Probe(Record):
+    """NLL of every example of a fixed set at one step, in eval mode."""
+
+    step: int
+    split: Literal["validation", "train_probe"]
+    nll: tuple[float | NonFinite, ...]
+    """Nats per supervised token, one value an example, always in the same order."""
+    tokens: tuple[int, ...]
+    """Supervised tokens of each example."""
+
+
+class ExtractionItem(Record):
+    """Whether greedy decoding completes an answer, word for word, from its first half."""
+
+    split: Literal["validation", "train_probe"]
+    example_id: str
+    prefix: str
+    expected: str
+    generated: str
+    is_verbatim: bool
+
+
+class SplitSummary(Record):
+    """What became of the rows of one split."""
+
+    source: str
+    digest: str
+    rows_read: int
+    rows_used: int
+    truncated: int
+    """Rows cut at `max_length`."""
+    dropped_unsupervised: int
+    """Rows without any supervised token left."""
+    tokens: int
+    supervised_tokens: int
+
+
+class TrainResult(Record):
+    """What a training run did."""
+
+    steps: int
+    planned_steps: int
+    epochs: float
+    seconds: float
+    train_loss: float | NonFinite
+    """Last logged training loss."""
+    best_step: int | None
+    """Step with the lowest validation loss."""
+    best_eval_loss: float | None
+    eval_loss: float | NonFinite | None
+    checkpoints: dict[str, str]
+    """`last` and `best` -> path inside the cell folder."""
+    splits: dict[str, SplitSummary]
+    device: str
+    dtype: str
+    num_parameters: int
+    num_trainable_parameters: int
+    peak_memory_gib: float | None
+    settings: dict[str, str]
+    """Every TRL, PEFT and model setting as it was in force."""
+    environment: dict[str, str]
+    """Versions, platform and git commit."""
+
+
+class Finding(Record):
+    """One warning sign: did it fire, how bad is it, on what evidence, and what to do."""
+
+    check: str
+    outcome: Outcome
+    severity: Severity
+    message: str
+    advice: str = ""
+    statistic: float | None = None
+    threshold: float | None = None
+    source: str = ""
+    """Where the threshold comes from."""
+    evidence: tuple[str, ...] = ()
+    """Steps, examples or strings that show it."""
+
+
+class CellResult(Record):
+    """All that is known of one trained cell or one reference."""
+
+    cell: str
+    name: str
+    group: str
+    """Digest of the config without its seed: cells that differ in the seed alone share it."""
+    seed: int | None
+    """None for a reference."""
+    overrides: dict[str, Any]
+    status: Literal["finished", "failed"]
+    stage: str = ""
+    """Where it failed."""
+    error: str = ""
+    traceback: str = ""
+    mlflow_run_id: str = ""
+    suites: tuple[SuiteResult, ...] = ()
+    train: TrainResult | None = None
+
+    def metrics(self) -> dict[str, Estimate]:
+        """`suite.metric` -> estimate."""
+        return {f"{suite.suite}.{name}": value for suite in self.suites for name, value in suite.metrics.items()}
+
+
+class RankingRow(Record):
+    """One configuration (all its seeds together) in the ranking."""
+
+    rank: int
+    rank_interval: tuple[int, int]
+    in_best_set: bool
+    cell: str
+    """Id of the configuration's first cell."""
+    cells: tuple[str, ...]
+    name: str
+    seed_count: int
+    mlflow_run_ids: tuple[str, ...]
+    metrics: dict[str, Estimate]
+    findings: tuple[Finding, ...]
+    difference_to_best: Estimate | None = None
+    """Of the criterion, paired over the same examples; None for the best row itself."""
+    train_seconds: float | None = None
+
+
+class Exclusion(Record):
+    """A cell that is not ranked, and why."""
+
+    cell: str
+    name: str
+    reason: str
+    mlflow_run_id: str = ""
+    metrics: dict[str, Estimate] = {}
+    findings: tuple[Finding, ...] = ()
+
+
+class ReferenceRow(Record):
+    """A row that was not trained here."""
+
+    name: str
+    metrics: dict[str, Estimate]
+
+
+class Ranking(Record):
+    """Ordered configurations with ties shown as ties, and exclusions with reasons."""
+
+    experiment: str
+    criterion: str
+    gates: tuple[str, ...]
+    rows: tuple[RankingRow, ...]
+    excluded: tuple[Exclusion, ...]
+    references: tuple[ReferenceRow, ...]
+    num_examples: int
+    minimum_detectable_difference: float | None
+    """Of the criterion, between the two best rows; None with fewer than two rows."""
+    caveats: tuple[str, ...]
+    """What the reader must know before believing the order."""

@@ -1,0 +1,30 @@
+"""What comes with the package, and digests of what may change."""
+
+import hashlib
+import json
+from pathlib import Path
+
+EMBEDDED_PREFIX = "embedded:"
+DIGEST_LENGTH = 12
+
+
+def bundled(kind: str) -> Path:
+    """The folder `experiments`, `evals` or `templates` that came with the package.
+
+    A wheel carries the first two inside the package; a checkout has them beside it.
+    """
+    package = Path(__file__).parent
+    inside = package / kind
+    return inside if inside.is_dir() else package.parent / kind
+
+
+def embedded(name: str) -> Path:
+    """The embedded base (`base`) or one split of the embedded data (`train`, `validation`, `test`, `retention`)."""
+    folder = Path(__file__).parent / "embedded" / "files"
+    return folder / "base" if name == "base" else folder / f"{name}.jsonl"
+
+
+def digest(value: object) -> str:
+    """12 hex digits of the value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]

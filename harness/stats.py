@@ -1,0 +1,114 @@
+"""Intervals and paired comparisons."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from harness.records import Estimate
+
+CONFIDENCE = 0.95
+MIN_PAIRS = 6
+
+
+class Interval(NamedTuple):
+    """Bounds of a 95 % interval."""
+
+    low: float
+    high: float
+
+
+def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson score interval of a rate (Wilson 1927), as scipy computes it."""
+    bounds = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return Interval(float(bounds.low), float(bounds.high))
+
+
+def estimate(values: Sequence[float], unscored: int = 0) -> Estimate:
+    """Mean with its interval: Wilson where every value is 0 or 1, else Student's t.
+
+    One value alone has no spread to learn from: its interval is the value itself, and n says so.
+    """
+    array = np.asarray(values, dtype=float)
+    mean, n = float(array.mean()), len(array)
+    if np.isin(array, (0.0, 1.0)).all():
+        low, high = wilson(int(array.sum()), n)
+    else:
+        error = float(array.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+        margin = error * float(stats.t.ppf(0.5 + CONFIDENCE / 2, max(n - 1, 1)))
+        low, high = mean - margin, mean + margin
+    return Estimate(value=mean, low=low, high=high, n=n, unscored=unscored)
+
+
+def bootstrap_means(
+    values: NDArray[np.float64], clusters: Sequence[str], *, resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """Means of resampled rows, whole clusters at a time.
+
+    Args:
+        values: shape (num_rows, num_items).
+        clusters: one name an item; items of one cluster are drawn together.
+        resamples: number of bootstrap draws.
+        seed: of the draws.
+
+    Returns: shape (resamples, num_rows).
+    """
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    num_clusters = int(index.max()) + 1
+    sums = np.zeros((values.shape[0], num_clusters))
+    for row, row_values in enumerate(values):
+        sums[row] = np.bincount(index, weights=row_values, minlength=num_clusters)
+    sizes = np.bincount(index, minlength=num_clusters).astype(float)
+    draws = np.random.default_rng(seed).multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), resamples)
+    means: NDArray[np.float64] = (draws @ sums.T) / (draws @ sizes)[:, None]  # (resamples, num_rows)
+    return means
+
+
+class PairedDifference(NamedTuple):
+    """Mean of a - b over the same items, its 95 % interval and two-sided p-value."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], clusters: Sequence[str], *, resamples: int = 10_000, seed: int = 0
+) -> PairedDifference:
+    """Paired bootstrap over clusters of items (Efron and Tibshirani 1993, percentile interval)."""
+    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    means = bootstrap_means(difference[None, :], clusters, resamples=resamples, seed=seed)[:, 0]
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    tail = min((means <= 0).sum() + 1, (means >= 0).sum() + 1) / (resamples + 1)
+    return PairedDifference(float(difference.mean()), float(low), float(high), float(min(1.0, 2 * tail)))
+
+
+def holm(p_values: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:
+    """Family-wise adjusted p-values (Holm 1979)."""
+    adjusted: dict[tuple[int, int], float] = {}
+    running = 0.0
+    for position, (key, p_value) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        running = max(running, min(1.0, p_value * (len(p_values) - position)))
+        adjusted[key] = running
+    return adjusted
+
+
+def rank_intervals(num_rows: int, better: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """[1 + rows significantly better, K - rows significantly worse] of each row.
+
+    Args:
+        num_rows: K.
+        better: pairs (i, j) in which row i is significantly better than row j.
+    """
+    above = [sum(1 for _, loser in better if loser == row) for row in range(num_rows)]
+    below = [sum(1 for winner, _ in better if winner == row) for row in range(num_rows)]
+    return [(1 + above[row], num_rows - below[row]) for row in range(num_rows)]
+
+
+def minimum_detectable_difference(a: Sequence[float], b: Sequence[float]) -> float:
+    """Smallest true difference that a paired test of this many items finds with 80 % power at the 5 % level."""
+    deviation = float(np.std(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), ddof=1))
+    return float((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * deviation / np.sqrt(len(a)))

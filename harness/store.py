@@ -1,0 +1,192 @@
+"""Folders and files of an experiment: the only place that knows paths."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from harness.errors import StoreError
+
+R = TypeVar("R", bound=BaseModel)
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file by renaming, so that a reader never sees half of it.
+
+    Raises: StoreError: the folder can't be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise StoreError(f"{path} can't be written ({error.strerror}); free or unlock the folder, then run again") from error
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Writes one record as JSON, atomically."""
+    write_text(path, record.model_dump_json())
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """The record in a file.
+
+    Raises: StoreError: it is missing or isn't a record of that kind.
+    """
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise StoreError(f"{path} isn't a readable {kind.__name__}; delete it and run again ({error})") from error
+
+
+def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
+    """Records of a JSON-lines file; none where there is no file.
+
+    A last line that a killed process left half-written is skipped.
+    """
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield kind.model_validate_json(line)
+        except ValidationError as error:
+            if number == len(lines):
+                return
+            raise StoreError(f"{path}:{number} isn't a {kind.__name__}; delete the file and run again") from error
+
+
+def write_lines(path: Path, records: Sequence[BaseModel]) -> None:
+    """Writes records as JSON lines, atomically."""
+    write_text(path, "".join(f"{record.model_dump_json()}\n" for record in records))
+
+
+@dataclass(frozen=True, slots=True)
+class CellFolder:
+    """Everything that one cell (or reference) leaves on disk."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """What to do: written by the parent, read by the worker."""
+        return self.path / "cell.json"
+
+    @property
+    def result(self) -> Path:
+        """What came of it: written last."""
+        return self.path / "result.json"
+
+    @property
+    def trace(self) -> Path:
+        """One TracePoint a line, as training goes on."""
+        return self.path / "trace.jsonl"
+
+    @property
+    def probes(self) -> Path:
+        """One Probe a line."""
+        return self.path / "probes.jsonl"
+
+    @property
+    def extraction(self) -> Path:
+        """One ExtractionItem a line."""
+        return self.path / "extraction.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """All that the worker printed."""
+        return self.path / "log.txt"
+
+    @property
+    def state(self) -> Path:
+        """The stage that the worker is in, for the progress display."""
+        return self.path / "state.json"
+
+    @property
+    def run_id(self) -> Path:
+        """The id of the cell's MLflow run."""
+        return self.path / "mlflow_run_id.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The trainer's output folder."""
+        return self.path / "checkpoints"
+
+    def generations(self, suite: str) -> Path:
+        """One Generation a line."""
+        return self.path / "generations" / f"{suite}.jsonl"
+
+    def suite_result(self, suite: str, digest: str) -> Path:
+        """A suite's record; another digest is another file, so a changed suite is evaluated anew."""
+        return self.path / "suites" / f"{suite}-{digest}.json"
+
+    def once(self, name: str, kind: type[R], make: Callable[[], R]) -> R:
+        """The record `name` if its file exists, else what `make` gives, written atomically: the whole of resume."""
+        return once(self.path / f"{name}.json", kind, make)
+
+
+def once(path: Path, kind: type[R], make: Callable[[], R]) -> R:
+    """The record in a file, made and written first where the file doesn't exist."""
+    if path.exists():
+        return read_record(path, kind)
+    record = make()
+    write_record(path, record)
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentFolder:
+    """Everything that one experiment leaves on disk, under `mlruns/harness/NAME` of the working folder."""
+
+    path: Path
+
+    def cell(self, cell_id: str) -> CellFolder:
+        """The folder of a cell or a reference."""
+        return CellFolder(self.path / "cells" / cell_id)
+
+    @property
+    def ranking(self) -> Path:
+        """The last ranking."""
+        return self.path / "ranking.json"
+
+    @property
+    def parent_run_id(self) -> Path:
+        """The id of the MLflow run that holds the report."""
+        return self.path / "mlflow_run_id.txt"
+
+    @property
+    def config(self) -> Path:
+        """The experiment file that made this folder, with its overrides applied."""
+        return self.path / "experiment.json"
+
+    def report(self, suffix: str) -> Path:
+        """report.html, report.md or report.json."""
+        return self.path / f"report.{suffix}"
+
+    def check_writable(self) -> None:
+        """Raises: StoreError: nothing can be written here."""
+        probe = self.path / ".writable"
+        write_text(probe, "")
+        probe.unlink()
+
+
+def experiment_folder(name: str, root: Path | None = None) -> ExperimentFolder:
+    """The folder of an experiment, by default below the working folder.
+
+    Raises: StoreError: the name would leave its folder.
+    """
+    if not SAFE_NAME.fullmatch(name):
+        raise StoreError(f"the name {name!r} can't be a folder; use letters, digits, '.', '_' and '-' only")
+    return ExperimentFolder((root or Path.cwd() / "mlruns" / "harness") / name)
+
+
+def known_experiments(root: Path | None = None) -> tuple[str, ...]:
+    """Names of the experiments below the working folder."""
+    folder = root or Path.cwd() / "mlruns" / "harness"
+    return tuple(sorted(path.parent.name for path in folder.glob("*/experiment.json")))

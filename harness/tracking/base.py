@@ -1,0 +1,65 @@
+"""What a training process needs of a tracker."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from harness.records import CellResult, Generation, SplitSummary, SuiteResult, TrainResult
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Tracker(Protocol):
+    """One run of one cell or reference."""
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run at the tracker; empty where there is none."""
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Settings, once each."""
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Values at a step; never blocks."""
+
+    def log_splits(self, splits: Mapping[str, SplitSummary]) -> None:
+        """The datasets that went in."""
+
+    def log_train(self, result: TrainResult, folder: Path) -> None:
+        """Checkpoints and totals."""
+
+    def log_suite(self, result: SuiteResult, generations: Sequence[Generation]) -> None:
+        """Estimates, and the table of generations with their scores."""
+
+    def log_failure(self, result: CellResult) -> None:
+        """Where and why the cell failed."""
+
+    def close(self, status: RunStatus) -> None:
+        """Delivers what is waiting and ends the run with a status that is true."""
+
+
+class NullTracker:
+    """Tracks nothing; for code that runs outside an experiment."""
+
+    run_id = ""
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Nothing."""
+
+    def log_splits(self, splits: Mapping[str, SplitSummary]) -> None:
+        """Nothing."""
+
+    def log_train(self, result: TrainResult, folder: Path) -> None:
+        """Nothing."""
+
+    def log_suite(self, result: SuiteResult, generations: Sequence[Generation]) -> None:
+        """Nothing."""
+
+    def log_failure(self, result: CellResult) -> None:
+        """Nothing."""
+
+    def close(self, status: RunStatus) -> None:
+        """Nothing."""

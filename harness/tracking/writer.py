@@ -1,0 +1,72 @@
+"""The one thread of a process that sends metrics to MLflow, many at a time, so that training never waits."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 1000
+FLUSH_SECONDS = 2.0
+
+
+class MetricWriter:
+    """Queues metrics and delivers them with `log_batch`; what can't be delivered stays in `trace.jsonl` on disk."""
+
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._queue: queue.SimpleQueue[Metric | None] = queue.SimpleQueue()
+        self._waiting: list[Metric] = []
+        self._has_warned = False
+        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, values: Mapping[str, float], step: int) -> None:
+        """Queues values at one step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        for name, value in values.items():
+            self._queue.put(Metric(name, float(value), now, step))
+
+    def close(self) -> None:
+        """Delivers what is queued; says so where that fails."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._waiting:
+            logger.warning("%d metrics could not be sent to MLflow; they are kept in trace.jsonl", len(self._waiting))
+
+    def _work(self) -> None:
+        is_open = True
+        while is_open:
+            deadline = time.monotonic() + FLUSH_SECONDS
+            while is_open and len(self._waiting) < BATCH_SIZE and (left := deadline - time.monotonic()) > 0:
+                try:
+                    metric = self._queue.get(timeout=left)
+                except queue.Empty:
+                    break
+                if metric is None:
+                    is_open = False
+                else:
+                    self._waiting.append(metric)
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            batch = self._waiting[:BATCH_SIZE]
+            try:
+                self._client.log_batch(self._run_id, metrics=batch)
+            except Exception as error:  # a tracking server that is away must not end a training
+                if not self._has_warned:
+                    logger.warning("MLflow can't be reached (%s); metrics wait and are sent again", type(error).__name__)
+                    self._has_warned = True
+                return
+            del self._waiting[: len(batch)]

@@ -1,0 +1,76 @@
+"""What is recorded while a cell trains: every logged step on disk first, then at the tracker."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from harness.errors import TrainError
+from harness.records import NonFinite, TracePoint, finite_or_name
+from harness.tracking.base import Tracker
+
+# Written once at the end by the trainer itself; the curves already say it.
+IGNORED_LOGS = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss")
+
+
+class TraceCallback(TrainerCallback):
+    """Writes every log entry to `trace.jsonl` and hands it to the tracker."""
+
+    def __init__(self, path: Path, tracker: Tracker, *, stop_on_non_finite: bool) -> None:
+        self._path = path
+        self._tracker = tracker
+        self._stop_on_non_finite = stop_on_non_finite
+        self._started = time.monotonic()
+        self._last_tokens: tuple[float, float] | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Starts the clock."""
+        self._started = time.monotonic()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """One trace point.
+
+        Raises: TrainError: the loss is not finite and the cell is set to stop on that.
+        """
+        values = {name: float(value) for name, value in (logs or {}).items() if _is_number(value) and name not in IGNORED_LOGS}
+        epoch = values.pop("epoch", float(state.epoch or 0.0))
+        seconds = time.monotonic() - self._started
+        if "num_tokens" in values and "loss" in values:
+            if self._last_tokens is not None and seconds > self._last_tokens[1]:
+                tokens, then = self._last_tokens
+                values["tokens_per_second"] = (values["num_tokens"] - tokens) / (seconds - then)
+            self._last_tokens = (values["num_tokens"], seconds)
+        if not values:
+            return
+        recorded: dict[str, float | NonFinite] = {name: finite_or_name(value) for name, value in values.items()}
+        point = TracePoint(step=state.global_step, epoch=epoch, seconds=seconds, values=recorded)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(f"{point.model_dump_json()}\n")
+        self._tracker.log_metrics(values, state.global_step)
+        loss = values.get("loss", 0.0)
+        if self._stop_on_non_finite and not math.isfinite(loss):
+            raise TrainError(
+                f"step {state.global_step}: the training loss is {loss}, so the weights are lost; lower the learning rate, "
+                "warm up longer or clip gradients (stop_on_non_finite: false trains on regardless)"
+            )
+
+
+class EvaluateAtEnd(TrainerCallback):
+    """Evaluates and saves after the last step, also where `eval_steps` doesn't divide the number of steps."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Asks for both at the last step."""
+        if state.global_step >= state.max_steps and str(args.eval_strategy) != "no":
+            control.should_evaluate = True
+            control.should_save = True
+        return control
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

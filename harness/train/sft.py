@@ -1,0 +1,253 @@
+"""Trains one cell with TRL's SFTTrainer."""
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PreTrainedModel
+from trl import SFTConfig, SFTTrainer
+
+from harness.config import RunConfig
+from harness.data.formats import Conversation
+from harness.data.sources import fingerprint
+from harness.data.splits import Splits
+from harness.data.tokenize import Tokenized, as_columns, tokenize
+from harness.errors import TrainError, boundary
+from harness.grid import Cell
+from harness.models.generate import row_losses
+from harness.models.load import LoadedModel, load_base
+from harness.records import Probe, SplitSummary, TracePoint, TrainResult, finite_or_name
+from harness.resources import digest
+from harness.store import CellFolder, read_lines, write_lines
+from harness.tracking.base import Tracker
+from harness.train.arguments import planned_steps, sft_arguments, trains_on_answers_only
+from harness.train.callbacks import EvaluateAtEnd, TraceCallback
+from harness.train.environment import environment, peak_memory_gib
+
+logger = logging.getLogger(__name__)
+
+MAX_PROBE_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """Tokenized rows of a cell; the probe sets are evaluated row by row at every evaluation."""
+
+    train: list[Tokenized]
+    validation: list[Tokenized]
+    train_probe: list[Tokenized]
+    summaries: Mapping[str, SplitSummary]
+
+
+def prepare_rows(config: RunConfig, splits: Splits, loaded: LoadedModel, max_length: int | None) -> TrainingRows:
+    """Tokenizes, cuts and counts.
+
+    Raises: TrainError: no row has a supervised token left.
+    """
+    assistant_only = trains_on_answers_only(config)
+
+    def prepared(rows: Sequence[Conversation], name: str) -> tuple[list[Tokenized], SplitSummary]:
+        tokenized = [
+            tokenize(row, loaded.tokenizer, end_of_turn_id=loaded.tokens.end_of_turn_id,
+                     assistant_only=assistant_only, max_length=max_length)
+            for row in rows
+        ]  # fmt: skip
+        used = [row for row in tokenized if row.num_supervised > 0]
+        source = getattr(config.data, name) or config.data.train
+        summary = SplitSummary(
+            source=source.path,
+            digest=digest([fingerprint(source), [row.id for row in rows]]),
+            rows_read=len(rows),
+            rows_used=len(used),
+            truncated=sum(row.is_truncated for row in tokenized),
+            dropped_unsupervised=len(tokenized) - len(used),
+            tokens=sum(len(row.input_ids) for row in used),
+            supervised_tokens=sum(row.num_supervised for row in used),
+        )
+        _warn_of_losses(name, summary, max_length)
+        if not used:
+            raise TrainError(
+                f"no row of the {name} split has a supervised token within max_length {max_length}; "
+                "raise training.max_length or check the template's {% generation %} markers"
+            )
+        return used, summary
+
+    train, train_summary = prepared(splits.train, "train")
+    validation, validation_summary = prepared(splits.validation, "validation")
+    size = min(len(validation), len(train), MAX_PROBE_ROWS)
+    stride = len(train) / size
+    return TrainingRows(
+        train,
+        validation[:MAX_PROBE_ROWS],
+        [train[int(position * stride)] for position in range(size)],
+        {"train": train_summary, "validation": validation_summary},
+    )
+
+
+def _warn_of_losses(name: str, summary: SplitSummary, max_length: int | None) -> None:
+    if summary.truncated:
+        logger.warning("%s: %d of %d rows are cut at max_length %s", name, summary.truncated, summary.rows_read, max_length)
+    if summary.dropped_unsupervised:
+        logger.warning("%s: %d of %d rows have no supervised token and are left out",
+                       name, summary.dropped_unsupervised, summary.rows_read)  # fmt: skip
+
+
+class ProbingTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no type hints
+    """An SFTTrainer whose evaluation keeps the NLL of every row, of validation and of a fixed part of the training rows.
+
+    `eval_loss` is the mean over supervised tokens, as in TRL, and comes from the same forward pass.
+    """
+
+    def __init__(self, *args: Any, rows: TrainingRows, probes_path: Path, **kwargs: Any) -> None:
+        self._rows = rows
+        self._probes_path = probes_path
+        super().__init__(*args, **kwargs)
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Probes both sets, logs `eval_loss` and `train_probe_loss`, and writes one line a set to `probes.jsonl`."""
+        metrics: dict[str, float] = {}
+        started = time.monotonic()
+        for split, rows, prefix in (
+            ("validation", self._rows.validation, metric_key_prefix),
+            ("train_probe", self._rows.train_probe, "train_probe"),
+        ):
+            with self.compute_loss_context_manager():
+                losses = row_losses(
+                    self.model, rows, pad_token_id=self.processing_class.pad_token_id,
+                    batch_size=self.args.per_device_eval_batch_size,
+                )  # fmt: skip
+            tokens = sum(loss.num_tokens for loss in losses)
+            metrics[f"{prefix}_loss"] = sum(loss.nll * loss.num_tokens for loss in losses) / tokens
+            metrics[f"{prefix}_mean_token_accuracy"] = sum(loss.num_right for loss in losses) / tokens
+            if self.is_world_process_zero():
+                probe = Probe(
+                    step=self.state.global_step,
+                    split=split,  # type: ignore[arg-type]
+                    nll=tuple(finite_or_name(loss.nll) for loss in losses),
+                    tokens=tuple(loss.num_tokens for loss in losses),
+                )
+                with self._probes_path.open("a", encoding="utf-8") as file:
+                    file.write(f"{probe.model_dump_json()}\n")
+        metrics[f"{metric_key_prefix}_runtime"] = time.monotonic() - started
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> TrainResult:
+    """Trains a cell from its last whole checkpoint, or from the base, and gives what came of it.
+
+    Raises: TrainError: settings that can't work, or a loss that is not finite.
+    """
+    config = cell.config
+    assert cell.seed is not None, "references are not trained"
+    torch.manual_seed(cell.seed)
+    loaded = load_base(config, plain_rows=splits.train[0].is_plain)
+    arguments = sft_arguments(config, cell.seed, len(splits.train), folder.checkpoints)
+    rows = prepare_rows(config, splits, loaded, arguments.max_length)
+    trainer = _trainer(config, loaded, arguments, rows, folder, tracker)
+    settings = _settings(config, arguments, loaded)
+    tracker.log_params(settings)
+    tracker.log_splits(rows.summaries)
+    resume_from = _last_checkpoint(folder)
+    _forget_after(folder, resume_from)
+    logger.info("training %s: %d rows, %d supervised tokens, %d steps planned", cell.name, len(rows.train),
+                rows.summaries["train"].supervised_tokens, planned_steps(config.training, len(rows.train)))  # fmt: skip
+    started = time.monotonic()
+    with boundary(TrainError, "training"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    return _result(trainer, rows, folder, settings, time.monotonic() - started)
+
+
+def _trainer(
+    config: RunConfig, loaded: LoadedModel, arguments: SFTConfig, rows: TrainingRows, folder: CellFolder, tracker: Tracker
+) -> ProbingTrainer:
+    try:
+        adapter = LoraConfig(task_type="CAUSAL_LM", **config.adapter) if config.adapter is not None else None
+    except (TypeError, ValueError) as error:
+        raise TrainError(f"PEFT refuses the settings of adapter: {error}") from error
+    with boundary(TrainError, "setting up TRL's SFTTrainer"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ProbingTrainer(
+            model=loaded.model,
+            args=arguments,
+            train_dataset=Dataset.from_dict(dict(as_columns(rows.train))),
+            eval_dataset=Dataset.from_dict(dict(as_columns(rows.validation))),
+            processing_class=loaded.tokenizer,
+            peft_config=adapter,
+            callbacks=[TraceCallback(folder.trace, tracker, stop_on_non_finite=config.stop_on_non_finite), EvaluateAtEnd()],
+            rows=rows,
+            probes_path=folder.probes,
+        )
+
+
+def _last_checkpoint(folder: CellFolder) -> Path | None:
+    """The newest checkpoint that was written to its end: the trainer writes its state last."""
+    whole = [path.parent for path in folder.checkpoints.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _forget_after(folder: CellFolder, checkpoint: Path | None) -> None:
+    """Drops what an interrupted training recorded after its last checkpoint, so that no step is there twice."""
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1
+    write_lines(folder.trace, [point for point in read_lines(folder.trace, TracePoint) if point.step <= step])
+    write_lines(folder.probes, [probe for probe in read_lines(folder.probes, Probe) if probe.step <= step])
+
+
+def _settings(config: RunConfig, arguments: SFTConfig, loaded: LoadedModel) -> dict[str, str]:
+    """Every setting that was in force, under the names of its library."""
+    settings = {f"model.{key}": str(value) for key, value in config.model.model_dump().items()}
+    settings |= {f"template.{key}": str(value) for key, value in config.template.model_dump().items()}
+    settings |= {f"data.{key}": str(value) for key, value in config.data.model_dump().items()}
+    settings |= {f"training.{key}": str(value) for key, value in sorted(arguments.to_dict().items())}
+    settings["training.assistant_only_loss"] = str(trains_on_answers_only(config))
+    settings["training.completion_only_loss"] = str(trains_on_answers_only(config))
+    for section, values in (("adapter", config.adapter), ("quantization", config.quantization)):
+        if section == "adapter" and values is not None:
+            values = LoraConfig(task_type="CAUSAL_LM", **values).to_dict()
+        settings |= {f"{section}.{key}": str(value) for key, value in sorted((values or {}).items())}
+    dtype = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
+    return settings | {"model.dtype_in_force": dtype, "model.device": str(loaded.model.device)}
+
+
+def _result(
+    trainer: ProbingTrainer, rows: TrainingRows, folder: CellFolder, settings: Mapping[str, str], seconds: float
+) -> TrainResult:
+    history = trainer.state.log_history
+    evaluated = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    best = min((pair for pair in evaluated if pair[1] == pair[1] and pair[0] > 0), key=lambda pair: pair[1], default=None)
+    checkpoints = sorted(folder.checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if not checkpoints:
+        raise TrainError("the trainer saved no checkpoint; set training.save_strategy to steps or epoch")
+    found = {"last": str(checkpoints[-1].relative_to(folder.path))}
+    if best is not None and (folder.checkpoints / f"checkpoint-{best[0]}").is_dir():
+        found["best"] = str((folder.checkpoints / f"checkpoint-{best[0]}").relative_to(folder.path))
+    model: PreTrainedModel = trainer.model
+    return TrainResult(
+        steps=trainer.state.global_step,
+        planned_steps=trainer.state.max_steps,
+        epochs=float(trainer.state.epoch or 0.0),
+        seconds=seconds,
+        train_loss=finite_or_name(losses[-1]) if losses else "nan",
+        best_step=best[0] if best else None,
+        best_eval_loss=best[1] if best else None,
+        eval_loss=finite_or_name(evaluated[-1][1]) if evaluated else None,
+        checkpoints=found,
+        splits=dict(rows.summaries),
+        device=settings["model.device"],
+        dtype=settings["model.dtype_in_force"],
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        peak_memory_gib=peak_memory_gib(),
+        settings=dict(settings),
+        environment=environment(),
+    )
