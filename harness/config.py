@@ -38,7 +38,7 @@ class TemplateConfig(Section):
     """How a conversation becomes text, in training and in inference alike."""
 
     name: str = "auto"
-    """auto (the model's own; none for plain prompt/completion rows), model, none, chatml, or a `.jinja` file."""
+    """auto (the model's own; none for plain prompt/completion rows), model, none, chatml, llama3, or a `.jinja` file."""
 
 
 class SourceConfig(Section):
@@ -163,7 +163,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _whole(self) -> "RunConfig":
         if self.quantization is not None and self.adapter is None:
-            raise ValueError("quantization needs an adapter: quantized weights can't be trained; add the section adapter:")
+            raise ValueError(
+                "quantization needs an adapter: quantized weights can't be trained; add the section adapter:"
+            )
         return self
 
 
@@ -205,7 +207,9 @@ class ExperimentConfig(Section):
     @field_validator("evals", mode="before")
     @classmethod
     def _suite_names(cls, value: object) -> object:
-        return [{"suite": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+        return (
+            [{"suite": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+        )
 
     @field_validator("evals")
     @classmethod

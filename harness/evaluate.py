@@ -5,11 +5,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from harness.config import EvalConfig
-from harness.data.formats import Conversation
 from harness.data.tokenize import Tokenized, prompt_ids, tokenized_reference
 from harness.models.generate import GENERATION_BATCH_SIZE, Completion, RowLoss, generate, row_losses
 from harness.models.load import LoadedModel
-from harness.records import Estimate, Example, ExtractionItem, Generation, Score, SuiteResult
+from harness.records import Estimate, Example, ExtractionItem, Generation, ProbeSplit, Score, SuiteResult
 from harness.stats import estimate
 from harness.store import CellFolder, write_lines
 from harness.suite import Measurement, Suite, suite_digest
@@ -44,7 +43,9 @@ def evaluate(
     started = time.monotonic()
     loaded = asked.loaded
     as_text = suite.ask == "text" or loaded.tokenizer.chat_template is None
-    prompts = [prompt_ids(loaded.tokenizer, () if as_text else e.messages, _plain(e) if as_text else "") for e in examples]
+    prompts = [
+        prompt_ids(loaded.tokenizer, () if as_text else e.messages, _plain(e) if as_text else "") for e in examples
+    ]
     completions = asked.completions(prompts, options.max_new_tokens)
     generations = [
         Generation(
@@ -132,17 +133,16 @@ def _scores(
     return scores
 
 
-def extract(
-    loaded: LoadedModel, train: Sequence[tuple[Tokenized, Conversation]], validation: Sequence[tuple[Tokenized, Conversation]]
-) -> list[ExtractionItem]:
+def extract(loaded: LoadedModel, train: Sequence[Tokenized], validation: Sequence[Tokenized]) -> list[ExtractionItem]:
     """Gives the model the prompt and the first half of an answer: does it complete the rest word for word?
 
     Carlini et al. 2023, definition 3.1, with at most the 50 next tokens; on validation rows as the baseline, because a
     model that has learned the task completes those too.
     """
     items: list[ExtractionItem] = []
-    for split, rows in (("train_probe", train), ("validation", validation)):
-        cut = [(row, _last_answer(row)) for row, _ in rows[:MAX_EXTRACTION_ROWS]]
+    probed: tuple[tuple[ProbeSplit, Sequence[Tokenized]], ...] = (("train_probe", train), ("validation", validation))
+    for split, rows in probed:
+        cut = [(row, _last_answer(row)) for row in rows[:MAX_EXTRACTION_ROWS]]
         usable = [(row, start, stop) for row, (start, stop) in cut if stop - start >= MIN_EXTRACTION_TOKENS]
         halves = [(row, (start + stop) // 2, stop) for row, start, stop in usable]
         prompts = [row.input_ids[:middle] for row, middle, _ in halves]
@@ -152,7 +152,7 @@ def extract(
             expected = row.input_ids[middle:stop][:50]
             items.append(
                 ExtractionItem(
-                    split=split,  # type: ignore[arg-type]
+                    split=split,
                     example_id=row.id,
                     prefix=decode(row.input_ids[start:middle]),
                     expected=decode(expected),

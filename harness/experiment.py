@@ -21,7 +21,15 @@ from harness.rank import rank
 from harness.records import CellResult, Finding, Ranking
 from harness.report.write import write_reports
 from harness.resources import digest
-from harness.store import CellFolder, ExperimentFolder, experiment_folder, known_experiments, read_record, write_record, write_text
+from harness.store import (
+    CellFolder,
+    ExperimentFolder,
+    experiment_folder,
+    known_experiments,
+    read_record,
+    write_record,
+    write_text,
+)
 from harness.suite import load_suite, suite_digest, suite_examples
 from harness.tracking import mlflow_tracker
 
@@ -60,7 +68,9 @@ def plan_experiment(name: str, overrides: Sequence[str] = ()) -> Plan:
     config = load_experiment(path, overrides)
     lines = experiment_lines(path)
     if "grid" in config.model_fields_set and not config.grid:
-        raise ConfigError(f"{path}:{line_of(lines, ('grid',))}: grid is empty; list a field with its values or delete the section")
+        raise ConfigError(
+            f"{path}:{line_of(lines, ('grid',))}: grid is empty; list a field with its values or delete the section"
+        )
     cells = expand(config, path.parent, _fingerprint, lambda location: f"{path}:{line_of(lines, location)}")
     return Plan(config, cells, _references(config, cells), plan(cells), experiment_folder(config.name))
 
@@ -117,7 +127,9 @@ def is_done(made: Plan, cell: Cell) -> bool:
     if not folder.result.exists() or not folder.spec.exists():
         return False
     result = read_record(folder.result, CellResult)
-    return result.status == "finished" and {(s.suite, s.digest) for s in result.suites} == set(_suite_digests(made, cell))
+    return result.status == "finished" and {(s.suite, s.digest) for s in result.suites} == set(
+        _suite_digests(made, cell)
+    )
 
 
 def _suite_digests(made: Plan, cell: Cell) -> list[tuple[str, str]]:
@@ -178,6 +190,7 @@ def _record_death(folder: CellFolder, cell: Cell, exit_code: int) -> None:
 
 def collect(made: Plan) -> tuple[list[CellResult], list[CellResult], dict[str, tuple[Finding, ...]]]:
     """Results of the cells, results of the references, and the findings of every cell, from records alone."""
+
     def results(cells: Sequence[Cell]) -> list[CellResult]:
         files = [made.folder.cell(cell.id).result for cell in cells]
         return [read_record(path, CellResult) for path in files if path.exists()]
@@ -259,9 +272,15 @@ def find_cell(target: str) -> FoundCell:
     for name in known_experiments():
         folder = experiment_folder(name)
         results = [read_record(path, CellResult) for path in folder.path.glob("cells/*/result.json")]
-        found += [(folder, r) for r in results if target in (r.name, r.mlflow_run_id) or (len(target) >= 4 and r.cell.startswith(target))]
+        found += [
+            (folder, r)
+            for r in results
+            if target in (r.name, r.mlflow_run_id) or (len(target) >= 4 and r.cell.startswith(target))
+        ]
     if not found:
-        raise ConfigError(f"{target}: there is no such cell, run or file in this folder; `harness list` and `harness plan EXPERIMENT` name them")
+        raise ConfigError(
+            f"{target}: there is no such cell, run or file in this folder; `harness list` and `harness plan EXPERIMENT` name them"
+        )
     if len(found) > 1:
         listed = ", ".join(f"{r.name} ({r.cell})" for _, r in found)
         raise ConfigError(f"{target}: several cells have this name: {listed}; give an id")

@@ -93,7 +93,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
         raise ConfigError(f"{path}: the file isn't UTF-8 text; save it as UTF-8") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: this isn't valid YAML: {error.problem}; check indentation and colons") from error
+        raise ConfigError(
+            f"{path}:{line}: this isn't valid YAML: {error.problem}; check indentation and colons"
+        ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}:1: an experiment is a mapping of sections such as model:, data: and grid:")
     return content, lines
@@ -104,7 +106,9 @@ def _key_lines(node: yaml.Node, location: Location, path: Path) -> Iterator[tupl
         seen: set[str] = set()
         for key, value in node.value:
             if key.value in seen:
-                raise ConfigError(f"{path}:{key.start_mark.line + 1}: {key.value} is given twice; delete one of the two")
+                raise ConfigError(
+                    f"{path}:{key.start_mark.line + 1}: {key.value} is given twice; delete one of the two"
+                )
             seen.add(key.value)
             yield (*location, key.value), key.start_mark.line + 1
             yield from _key_lines(value, (*location, key.value), path)
@@ -197,6 +201,10 @@ def _fields_at(location: Location, model: type[BaseModel]) -> list[str]:
             continue
         field = current.model_fields.get(part) or RunConfig.model_fields.get(part)
         annotation = field.annotation if field else None
-        nested = [t for t in (annotation, *getattr(annotation, "__args__", ())) if isinstance(t, type) and issubclass(t, BaseModel)]
+        nested = [
+            t
+            for t in (annotation, *getattr(annotation, "__args__", ()))
+            if isinstance(t, type) and issubclass(t, BaseModel)
+        ]
         current = nested[0] if nested else sections.get(part, current)
     return list(current.model_fields)

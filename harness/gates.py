@@ -9,7 +9,9 @@ from harness.records import CellResult, Estimate, Finding
 from harness.stats import paired_difference
 
 Part = Literal["value", "low", "high"]
-THRESHOLD = re.compile(r"(?P<metric>[\w.-]+?)(?:\.(?P<part>low|high))?\s*(?P<sign>>=|<=|>|<)\s*(?P<number>-?[\d.]+(?:[eE]-?\d+)?)")
+THRESHOLD = re.compile(
+    r"(?P<metric>[\w.-]+?)(?:\.(?P<part>low|high))?\s*(?P<sign>>=|<=|>|<)\s*(?P<number>-?[\d.]+(?:[eE]-?\d+)?)"
+)
 NOT_WORSE = re.compile(r"(?P<metric>[\w.-]+)\s+not_worse_than\s+base\s+by\s+(?P<margin>[\d.]+)")
 NO_ERRORS = re.compile(r"no error findings")
 SIGNS: Mapping[str, Callable[[float, float], bool]] = {

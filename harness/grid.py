@@ -75,7 +75,9 @@ def expand(
             problems.append(f"{where(draft.location)}: cell {draft.name}: {error}")
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(_without_repeats(problems))))
-    cells = [_cell(draft, run, seed, fingerprint(run), len(config.seeds)) for draft, run in resolved for seed in config.seeds]
+    cells = [
+        _cell(draft, run, seed, fingerprint(run), len(config.seeds)) for draft, run in resolved for seed in config.seeds
+    ]
     return _without_twins(cells, where)
 
 
@@ -102,7 +104,16 @@ def _drafts(config: ExperimentConfig) -> Iterator[_Draft]:
             name = ",".join(f"{short[key]}={_shown(value)}" for key, value in zip(keys, values, strict=True))
             yield _Draft(name, dict(zip(keys, values, strict=True)), ("grid", keys[0]))
     for name, overrides in config.variants.items():
-        yield _Draft(name, dict(overrides), ("variants", name))
+        yield _Draft(name, dict(_flat(overrides)), ("variants", name))
+
+
+def _flat(overrides: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """`{training: {max_steps: 5}}` as `training.max_steps: 5`, so that a section and a dotted field read the same."""
+    for key, value in overrides.items():
+        if key in RunConfig.model_fields and isinstance(value, dict):
+            yield from ((f"{key}.{field}", item) for field, item in value.items())
+        else:
+            yield key, value
 
 
 def _short_names(keys: Sequence[str]) -> Mapping[str, str]:
@@ -118,11 +129,7 @@ def _resolve(config: ExperimentConfig, draft: _Draft, folder: Path) -> RunConfig
     """The sections of the file with one cell's overrides laid over them, validated as a whole."""
     content: dict[str, Any] = {name: _copy(value) for name, value in config.base_run().items()}
     for key, value in draft.overrides.items():
-        section = content.get(key)
-        if isinstance(section, dict) and isinstance(value, dict):
-            section.update(_copy(value))
-        else:
-            set_dotted(content, key, _copy(value))
+        set_dotted(content, key, _copy(value))
     resolve_files(content, folder)
     return RunConfig.model_validate(content)
 
@@ -138,8 +145,7 @@ def _blame(config: ExperimentConfig, draft: _Draft, location: Location) -> Locat
     dotted = ".".join(str(part) for part in location)
     for key in draft.overrides:
         if dotted == key or dotted.startswith(f"{key}.") or key.startswith(f"{dotted}."):
-            inside = ("grid", key) if key in config.grid else (*draft.location, key)
-            return inside
+            return ("grid", key) if key in config.grid else (*draft.location, key, *key.split("."))
     return location
 
 

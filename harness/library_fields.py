@@ -113,7 +113,9 @@ def sft_config_fields() -> FieldSet:
 @lru_cache
 def lora_config_fields() -> FieldSet:
     """Settings of the installed PEFT's LoraConfig."""
-    fields = _dataclass_fields("peft/config.py", "PeftConfig") | _dataclass_fields("peft/tuners/lora/config.py", "LoraConfig")
+    fields = _dataclass_fields("peft/config.py", "PeftConfig") | _dataclass_fields(
+        "peft/tuners/lora/config.py", "LoraConfig"
+    )
     return FieldSet("PEFT's LoraConfig", fields, {"lora_r": "r", "rank": "r", "alpha": "lora_alpha"}, OWNED_ADAPTER)
 
 
@@ -133,7 +135,7 @@ def quantization_fields() -> FieldSet:
 
 
 def _source(relative: str) -> str:
-    package = relative.split("/")[0]
+    package = relative.split("/", maxsplit=1)[0]
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None, f"{package} is a dependency"
     return (Path(spec.origin).parent.parent / relative).read_text(encoding="utf-8")

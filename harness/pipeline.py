@@ -4,16 +4,19 @@ import json
 import logging
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from harness.config import EvalConfig
+from harness.data.formats import Conversation
 from harness.data.splits import Splits, load_splits
-from harness.data.tokenize import tokenize
+from harness.data.tokenize import Tokenized, tokenize
 from harness.evaluate import AskedModel, evaluate, extract
 from harness.grid import CellSpec
 from harness.models.load import LoadedModel, load_base, load_checkpoint
-from harness.records import CellResult, Generation, SuiteResult, TrainResult
+from harness.records import CellResult, Example, Generation, SuiteResult, TrainResult
 from harness.store import CellFolder, once, read_lines, read_record, write_lines, write_record, write_text
-from harness.suite import load_suite, suite_digest, suite_examples
+from harness.suite import Suite, load_suite, suite_digest, suite_examples
 from harness.tracking.base import Tracker
 from harness.tracking.mlflow_tracker import MlflowTracker, experiment_id_of
 from harness.train.arguments import planned_steps, trains_on_answers_only
@@ -27,7 +30,7 @@ def run_pack(folders: Sequence[Path]) -> bool:
 
     A cell that fails leaves a record of where and why; the others go on.
     """
-    return all([run_cell(CellFolder(path)) for path in folders])
+    return all(run_cell(CellFolder(path)) for path in folders)
 
 
 def run_cell(folder: CellFolder) -> bool:
@@ -93,38 +96,53 @@ def _failed(spec: CellSpec, run_id: str, stage: str, error: BaseException) -> Ce
     )  # fmt: skip
 
 
-def _load(spec: CellSpec, folder: CellFolder, splits: Splits, trained: TrainResult | None) -> LoadedModel:
-    """The model as it was saved: what is evaluated is what a user would load."""
-    plain = splits.train[0].is_plain
-    if trained is None:
-        return load_base(spec.cell.config, plain_rows=plain)
-    return load_checkpoint(spec.cell.config, folder.path / trained.checkpoints["last"], plain_rows=plain)
-
-
 def _evaluate_all(
     spec: CellSpec, folder: CellFolder, tracker: Tracker, splits: Splits, trained: TrainResult | None
 ) -> tuple[SuiteResult, ...]:
-    asked: AskedModel | None = None
-    results = []
+    """Runs the suites that have no record yet; the model is loaded only if there are any."""
     test = [row.example() for row in splits.test]
+    asked = _LazyModel(spec, folder, splits, trained)
     if trained is not None and not folder.extraction.exists():
-        asked = AskedModel(_load(spec, folder, splits, trained))
-        _probe_memory(spec, folder, splits, asked.loaded)
+        _probe_memory(spec, folder, splits, asked.get().loaded)
+    results = []
     for options in spec.evals:
         suite = load_suite(options.suite)
         examples = suite_examples(suite, options, test)
         path = folder.suite_result(suite.name, suite_digest(suite, options, examples))
-        if not path.exists():
-            asked = asked or AskedModel(_load(spec, folder, splits, trained))
-            model = asked
-            result = once(path, SuiteResult, lambda: evaluate(suite, options, examples, model, folder))  # noqa: B023
+        is_new = not path.exists()
+        result = once(path, SuiteResult, partial(_evaluate_one, suite, options, examples, asked, folder))
+        if is_new:
             tracker.log_suite(result, list(read_lines(folder.generations(suite.name), Generation)))
-        results.append(once(path, SuiteResult, _unreachable))
+        results.append(result)
     return tuple(results)
 
 
-def _unreachable() -> SuiteResult:
-    raise AssertionError("the suite's record was written above")
+def _evaluate_one(
+    suite: Suite, options: EvalConfig, examples: Sequence[Example], asked: "_LazyModel", folder: CellFolder
+) -> SuiteResult:
+    return evaluate(suite, options, examples, asked.get(), folder)
+
+
+class _LazyModel:
+    """The model as it was saved, loaded once and only if it is asked: what is evaluated is what a user would load."""
+
+    def __init__(self, spec: CellSpec, folder: CellFolder, splits: Splits, trained: TrainResult | None) -> None:
+        self._spec, self._folder, self._trained = spec, folder, trained
+        self._plain = splits.train[0].is_plain
+        self._asked: AskedModel | None = None
+
+    def get(self) -> AskedModel:
+        """The model, ready to be asked."""
+        if self._asked is None:
+            config = self._spec.cell.config
+            if self._trained is None:
+                loaded = load_base(config, plain_rows=self._plain)
+            else:
+                loaded = load_checkpoint(
+                    config, self._folder.path / self._trained.checkpoints["last"], plain_rows=self._plain
+                )
+            self._asked = AskedModel(loaded)
+        return self._asked
 
 
 def _probe_memory(spec: CellSpec, folder: CellFolder, splits: Splits, loaded: LoadedModel) -> None:
@@ -132,12 +150,12 @@ def _probe_memory(spec: CellSpec, folder: CellFolder, splits: Splits, loaded: Lo
     only = trains_on_answers_only(spec.cell.config)
     max_length = int(spec.cell.config.training.get("max_length") or loaded.context)
 
-    def tokenized(rows: list) -> list:  # type: ignore[type-arg]
+    def tokenized(rows: Sequence[Conversation]) -> list[Tokenized]:
         stride = max(1, len(rows) // MAX_PROBE_ROWS)
+        end = loaded.tokens.end_of_turn_id
         return [
-            (tokenize(row, loaded.tokenizer, end_of_turn_id=loaded.tokens.end_of_turn_id, assistant_only=only,
-                      max_length=max_length), row)
+            tokenize(row, loaded.tokenizer, end_of_turn_id=end, assistant_only=only, max_length=max_length)
             for row in rows[::stride][:MAX_PROBE_ROWS]
-        ]  # fmt: skip
+        ]
 
     write_lines(folder.extraction, extract(loaded, tokenized(splits.train), tokenized(splits.validation)))

@@ -39,7 +39,9 @@ def check_cell(cell: Cell) -> None:
     tokenizer, tokens = load_tokenizer(cell.config, plain_rows=splits.train[0].is_plain)
     max_length = cell.config.training.get("max_length", 1024)
     for row in splits.train[:NUM_ROWS]:
-        done = tokenize(row, tokenizer, end_of_turn_id=tokens.end_of_turn_id, assistant_only=True, max_length=max_length)
+        done = tokenize(
+            row, tokenizer, end_of_turn_id=tokens.end_of_turn_id, assistant_only=True, max_length=max_length
+        )
         if done.num_supervised:
             return
     raise DataError(

@@ -18,7 +18,9 @@ SEEDS_UNKNOWN = (
     "Seed variance unknown: every configuration was trained with one seed, so this is a ranking of these checkpoints, "
     "not of these configurations. List more `seeds` to rank configurations."
 )
-SEEDS_FEW = "Intervals resample training seeds and test examples together; with {} seeds a single winner is seldom found."
+SEEDS_FEW = (
+    "Intervals resample training seeds and test examples together; with {} seeds a single winner is seldom found."
+)
 SELECTED = "The best score was selected on the examples it is stated for, so it is optimistic."
 
 
@@ -58,9 +60,13 @@ def rank(
         if reasons:
             excluded.append(
                 Exclusion(
-                    cell=cell.cell, name=cell.name, reason="; ".join(reasons), mlflow_run_id=cell.mlflow_run_id,
-                    metrics=cell.metrics(), findings=tuple(findings.get(cell.cell, ())),
-                )  # fmt: skip
+                    cell=cell.cell,
+                    name=cell.name,
+                    reason="; ".join(reasons),
+                    mlflow_run_id=cell.mlflow_run_id,
+                    metrics=cell.metrics(),
+                    findings=tuple(findings.get(cell.cell, ())),
+                )
             )
         else:
             eligible.append(cell)
@@ -122,13 +128,19 @@ def _configs(eligible: Sequence[CellResult], criterion: str) -> tuple[list[_Conf
 
 
 def _rows(
-    configs: Sequence[_Config], items: Sequence[tuple[str, str]], config: RankingConfig, findings: Mapping[str, Sequence[Finding]]
+    configs: Sequence[_Config],
+    items: Sequence[tuple[str, str]],
+    config: RankingConfig,
+    findings: Mapping[str, Sequence[Finding]],
 ) -> tuple[tuple[RankingRow, ...], float | None]:
     clusters = [cluster for _, cluster in items]
     draws = _draws(configs, clusters, config.resamples)  # (resamples, num_configs)
     better = _better_pairs(configs, draws, config.alpha)
     intervals = rank_intervals(len(configs), better)
-    order = sorted(range(len(configs)), key=lambda k: (-round(float(configs[k].scores.mean()), 12), _tie_break(configs[k], findings)))
+    order = sorted(
+        range(len(configs)),
+        key=lambda k: (-round(float(configs[k].scores.mean()), 12), _tie_break(configs[k], findings)),
+    )
     sign = -1.0 if config.by.rpartition(".")[2] in LOWER_IS_BETTER else 1.0
     best = order[0]
     rows = tuple(
@@ -176,12 +188,18 @@ def _better_pairs(configs: Sequence[_Config], draws: NDArray[np.float64], alpha:
         tail = min((difference <= 0).sum() + 1, (difference >= 0).sum() + 1) / (len(difference) + 1)
         p_values[i, j] = float(min(1.0, 2 * tail))
     means = [float(c.scores.mean()) for c in configs]
-    return [(i, j) if means[i] > means[j] else (j, i) for (i, j), p in holm(p_values).items() if p < alpha and means[i] != means[j]]
+    return [
+        (i, j) if means[i] > means[j] else (j, i)
+        for (i, j), p in holm(p_values).items()
+        if p < alpha and means[i] != means[j]
+    ]
 
 
 def _tie_break(config: _Config, findings: Mapping[str, Sequence[Finding]]) -> tuple[int, float, float]:
     """Fewer warnings, then less training time, then fewer trainable parameters."""
-    warnings = sum(f.outcome == "fired" and f.severity != "info" for r in config.results for f in findings.get(r.cell, ()))
+    warnings = sum(
+        f.outcome == "fired" and f.severity != "info" for r in config.results for f in findings.get(r.cell, ())
+    )
     trained = [result.train for result in config.results if result.train]
     return warnings, sum(t.seconds for t in trained), sum(t.num_trainable_parameters for t in trained)
 

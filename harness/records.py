@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 NonFinite = Literal["nan", "inf", "-inf"]
 Severity = Literal["info", "warning", "error"]
 Outcome = Literal["fired", "clear", "insufficient", "not_applicable"]
+ProbeSplit = Literal["validation", "train_probe"]
 StopReason = Literal["end_of_turn", "end_of_text", "length", "prompt_too_long"]
 
 
@@ -123,7 +124,7 @@ class Probe(Record):
     """NLL of every example of a fixed set at one step, in eval mode."""
 
     step: int
-    split: Literal["validation", "train_probe"]
+    split: ProbeSplit
     nll: tuple[float | NonFinite, ...]
     """Nats per supervised token, one value an example, always in the same order."""
     tokens: tuple[int, ...]
@@ -133,7 +134,7 @@ class Probe(Record):
 class ExtractionItem(Record):
     """Whether greedy decoding completes an answer, word for word, from its first half."""
 
-    split: Literal["validation", "train_probe"]
+    split: ProbeSplit
     example_id: str
     prefix: str
     expected: str

@@ -26,7 +26,9 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        raise StoreError(f"{path} can't be written ({error.strerror}); free or unlock the folder, then run again") from error
+        raise StoreError(
+            f"{path} can't be written ({error.strerror}); free or unlock the folder, then run again"
+        ) from error
 
 
 def write_record(path: Path, record: BaseModel) -> None:

@@ -51,7 +51,12 @@ class Suite:
 
 def suite_digest(suite: Suite, options: EvalConfig, examples: Sequence[Example]) -> str:
     """12 hex digits of all that decides a suite's result for a given model."""
-    content = [suite.name, suite.version, options.model_dump(mode="json"), [e.model_dump(mode="json") for e in examples]]
+    content = [
+        suite.name,
+        suite.version,
+        options.model_dump(mode="json"),
+        [e.model_dump(mode="json") for e in examples],
+    ]
     return digest(content)
 
 
@@ -60,10 +65,14 @@ def load_suite(name: str, folder: Path | None = None) -> Suite:
 
     Raises: EvalError: there is no such file, or it doesn't end in `SUITE = Suite(...)`.
     """
-    candidates = [folder / f"{name}.py"] if folder else [Path.cwd() / "evals" / f"{name}.py", bundled("evals") / f"{name}.py"]
+    candidates = (
+        [folder / f"{name}.py"] if folder else [Path.cwd() / "evals" / f"{name}.py", bundled("evals") / f"{name}.py"]
+    )
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
-        known = ", ".join(sorted({p.stem for p in bundled("evals").glob("*.py")} | {p.stem for p in Path("evals").glob("*.py")}))
+        known = ", ".join(
+            sorted({p.stem for p in bundled("evals").glob("*.py")} | {p.stem for p in Path("evals").glob("*.py")})
+        )
         raise EvalError(f"there is no suite {name!r}; choose one of {known} or add evals/{name}.py")
     spec = importlib.util.spec_from_file_location(f"harness_evals_{name}", path)
     if spec is None or spec.loader is None:

@@ -74,7 +74,11 @@ def main(verbose: bool) -> None:
     harness plan my.yaml            what would be trained, and what is wrong with it
     harness run my.yaml             train, evaluate, rank; again: go on, or do nothing
     """  # noqa: D301
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
     if not verbose:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DATASETS_VERBOSITY", "error")

@@ -11,7 +11,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 def experiment_argument(function: F) -> F:
     """EXPERIMENT and --set."""
     function = click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field, e.g. --set training.learning_rate=1e-4."
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a field, e.g. --set training.learning_rate=1e-4.",
     )(function)
     return click.argument("experiment")(function)
 

@@ -63,7 +63,9 @@ class ProgressDisplay:
     def __enter__(self) -> "ProgressDisplay":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -83,7 +85,9 @@ class ProgressDisplay:
             elif state in ("finished", "failed") and cell_id in self._begun:
                 self._seconds[cell_id] = now - self._begun[cell_id]
             if not self._console.is_terminal and state in ("finished", "failed"):
-                self._line(f"{self._name(cell_id)} {state} after {self._seconds.get(cell_id, 0):.0f} s ({self._summary()})")
+                self._line(
+                    f"{self._name(cell_id)} {state} after {self._seconds.get(cell_id, 0):.0f} s ({self._summary()})"
+                )
         if self._thread is None:
             self._begin()
 
@@ -103,7 +107,9 @@ class ProgressDisplay:
             if self._live is not None:
                 self._live.update(self._table())
             else:
-                running = [f"{self._name(c)} {self._shown(c)}" for c, state in self._states.items() if state == "running"]
+                running = [
+                    f"{self._name(c)} {self._shown(c)}" for c, state in self._states.items() if state == "running"
+                ]
                 if running:
                     self._line(f"{'; '.join(running)} ({self._summary()})")
 
@@ -147,7 +153,9 @@ class ProgressDisplay:
         for cell in self._plan.everything():
             state = self._states.get(cell.id, "waiting")
             text = self._shown(cell.id) if state == "running" else state
-            since = self._seconds.get(cell.id) or (time.monotonic() - self._begun[cell.id] if state == "running" else None)
+            since = self._seconds.get(cell.id) or (
+                time.monotonic() - self._begun[cell.id] if state == "running" else None
+            )
             table.add_row(cell.name, f"[{styles[state]}]{text}[/]", _minutes(since) if since is not None else "")
         return table
 

@@ -11,7 +11,9 @@ from harness.experiment import plan_experiment, rank_experiment
 @experiment_argument
 @json_option
 @click.option("--by", metavar="METRIC", help="Another criterion, e.g. retention.accuracy.")
-@click.option("--gate", "gates", multiple=True, metavar="GATE", help="Other gates, e.g. 'template_adherence.all.low >= 0.95'.")
+@click.option(
+    "--gate", "gates", multiple=True, metavar="GATE", help="Other gates, e.g. 'template_adherence.all.low >= 0.95'."
+)
 def command(experiment: str, overrides: tuple[str, ...], as_json: bool, by: str | None, gates: tuple[str, ...]) -> None:
     """Rank EXPERIMENT from its records, without training or evaluating.
 

@@ -31,18 +31,23 @@ def plan_table(made: Plan, problems: Mapping[str, Sequence[str]]) -> None:
         table.add_row(cell.id, escape(cell.name), str(cell.seed), escape(differs))
     console.print(table)
     count = len(made.cells)
-    console.print(f"{count} cell{'s' if count != 1 else ''} in {len(made.packs)} packs; references: {', '.join(r.name for r in made.references) or 'none'}")
+    console.print(
+        f"{count} cell{'s' if count != 1 else ''} in {len(made.packs)} packs; references: {', '.join(r.name for r in made.references) or 'none'}"
+    )
     for problem in dict.fromkeys(p for cell in problems.values() for p in cell):
         click.echo(f"{click.style('problem:', fg='red', bold=True)} {problem}", err=True)
 
 
 def ranking_json(ranking: Ranking) -> str:
     """The contract of `rank --json`."""
+
     def metrics(values: Mapping[str, Estimate]) -> dict[str, object]:
         return {name: value.model_dump(mode="json") for name, value in values.items()}
 
     def findings(values: Sequence[Finding]) -> list[dict[str, object]]:
-        return [f.model_dump(mode="json", include={"check", "outcome", "severity", "message", "advice"}) for f in values]
+        return [
+            f.model_dump(mode="json", include={"check", "outcome", "severity", "message", "advice"}) for f in values
+        ]
 
     rows = [
         {
@@ -53,7 +58,13 @@ def ranking_json(ranking: Ranking) -> str:
         for row in ranking.rows
     ]  # fmt: skip
     excluded = [
-        {"cell": e.cell, "name": e.name, "reason": e.reason, "metrics": metrics(e.metrics), "findings": findings(e.findings)}
+        {
+            "cell": e.cell,
+            "name": e.name,
+            "reason": e.reason,
+            "metrics": metrics(e.metrics),
+            "findings": findings(e.findings),
+        }
         for e in ranking.excluded
     ]
     references = [{"name": r.name, "metrics": metrics(r.metrics)} for r in ranking.references]
@@ -69,8 +80,12 @@ def ranking_table(ranking: Ranking) -> None:
     """The ranking, what was excluded and why, and what to know before believing it."""
     console = _console()
     metrics = tuple(dict.fromkeys((ranking.criterion, *SHOWN_METRICS)))
-    known = [m for m in metrics if any(m in row.metrics for row in (*ranking.rows, *ranking.excluded, *ranking.references))]
-    console.print(f"\n[bold]{escape(ranking.experiment)}[/bold] ranked by {ranking.criterion} on {ranking.num_examples} examples")
+    measured = [entry.metrics for entry in ranking.rows] + [entry.metrics for entry in ranking.excluded]
+    measured += [entry.metrics for entry in ranking.references]
+    known = [metric for metric in metrics if any(metric in values for values in measured)]
+    console.print(
+        f"\n[bold]{escape(ranking.experiment)}[/bold] ranked by {ranking.criterion} on {ranking.num_examples} examples"
+    )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("cell", overflow="fold", ratio=1)
@@ -83,7 +98,9 @@ def ranking_table(ranking: Ranking) -> None:
         style = "green" if row.in_best_set else None
         table.add_row(place, escape(row.name), *_values(row.metrics, known), _fired(row.findings), style=style)
     for excluded in ranking.excluded:
-        table.add_row("-", escape(excluded.name), *_values(excluded.metrics, known), _fired(excluded.findings), style="dim")
+        table.add_row(
+            "-", escape(excluded.name), *_values(excluded.metrics, known), _fired(excluded.findings), style="dim"
+        )
     for reference in ranking.references:
         table.add_row("ref", escape(reference.name), *_values(reference.metrics, known), "", style="cyan")
     console.print(table)
@@ -101,7 +118,9 @@ def _notes(console: Console, ranking: Ranking) -> None:
     for excluded in ranking.excluded:
         console.print(f"[dim]- not ranked: {escape(excluded.name)}: {escape(_short(excluded.reason))}[/dim]")
     if ranking.minimum_detectable_difference is not None:
-        console.print(f"[dim]Differences below about {ranking.minimum_detectable_difference:.3f} between the two best can't be seen with so few examples.[/dim]")
+        console.print(
+            f"[dim]Differences below about {ranking.minimum_detectable_difference:.3f} between the two best can't be seen with so few examples.[/dim]"
+        )
     for caveat in ranking.caveats:
         console.print(f"[dim]{escape(caveat)}[/dim]")
 
@@ -111,7 +130,9 @@ def _short(reason: str, limit: int = 160) -> str:
 
 
 def _values(metrics: Mapping[str, Estimate], names: Sequence[str]) -> list[str]:
-    return [f"{metrics[n].value:.3f} ±{(metrics[n].high - metrics[n].low) / 2:.3f}" if n in metrics else "" for n in names]
+    return [
+        f"{metrics[n].value:.3f} ±{(metrics[n].high - metrics[n].low) / 2:.3f}" if n in metrics else "" for n in names
+    ]
 
 
 def _fired(findings: Sequence[Finding]) -> str:
@@ -142,19 +163,28 @@ def findings_table(findings: Sequence[Finding]) -> None:
 def cell_page(found: FoundCell, num_generations: int) -> None:
     """All about one cell."""
     console, result = _console(), found.result
-    console.print(f"[bold]{escape(result.name)}[/bold] ({result.cell}) {result.status}; MLflow run {result.mlflow_run_id}")
+    console.print(
+        f"[bold]{escape(result.name)}[/bold] ({result.cell}) {result.status}; MLflow run {result.mlflow_run_id}"
+    )
     for key, value in result.overrides.items():
         console.print(f"  {escape(key)} = {escape(str(value))}")
     if result.status == "failed":
         console.print(f"[red]failed while {escape(result.stage)}: {escape(result.error)}[/red]")
     if result.train:
         train = result.train
-        console.print(f"Trained {train.steps} steps ({train.epochs:.1f} epochs) in {train.seconds:.0f} s on {train.device}; train loss {train.train_loss}, eval loss {train.eval_loss} (best {train.best_eval_loss} at step {train.best_step})")
+        console.print(
+            f"Trained {train.steps} steps ({train.epochs:.1f} epochs) in {train.seconds:.0f} s on {train.device}; train loss {train.train_loss}, eval loss {train.eval_loss} (best {train.best_eval_loss} at step {train.best_step})"
+        )
     for name, estimate in result.metrics().items():
-        console.print(f"  {name}: {shown(estimate)} n={estimate.n}" + (f", {estimate.unscored} unscored" if estimate.unscored else ""))
+        console.print(
+            f"  {name}: {shown(estimate)} n={estimate.n}"
+            + (f", {estimate.unscored} unscored" if estimate.unscored else "")
+        )
     findings_table(found.findings)
     for suite in result.suites:
         console.print(f"[bold]{suite.suite}[/bold], {num_generations} of its generations:")
         for generation in list(read_lines(found.folder.generations(suite.suite), Generation))[:num_generations]:
-            console.print(f"  {generation.example_id} ({generation.stop_reason}): {escape(repr(generation.text))}", soft_wrap=True)
+            console.print(
+                f"  {generation.example_id} ({generation.stop_reason}): {escape(repr(generation.text))}", soft_wrap=True
+            )
     console.print(f"Folder: {found.folder.path}", soft_wrap=True)

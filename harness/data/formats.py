@@ -74,7 +74,9 @@ def conversations(rows: Sequence[Row], format: Literal["auto"] | Format) -> list
 
 def _row_id(row: Row) -> str:
     given = row.content.get("id")
-    return str(given) if given is not None else hashlib.sha256(repr(sorted(row.content.items())).encode()).hexdigest()[:12]
+    return (
+        str(given) if given is not None else hashlib.sha256(repr(sorted(row.content.items())).encode()).hexdigest()[:12]
+    )
 
 
 def _shared(row: Row) -> dict[str, Any]:
@@ -90,7 +92,9 @@ def _shared(row: Row) -> dict[str, Any]:
     try:
         expect = Expectation.model_validate(content.get("expect") or {})
     except ValidationError as error:
-        raise DataError(f"{row.where}: `expect` takes json_schema, tools and thinking only ({error.errors()[0]['msg']})") from error
+        raise DataError(
+            f"{row.where}: `expect` takes json_schema, tools and thinking only ({error.errors()[0]['msg']})"
+        ) from error
     return {"id": _row_id(row), "slices": tuple(slices), "cluster": cluster, "expect": expect}
 
 

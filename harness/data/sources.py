@@ -85,7 +85,9 @@ def _read_json_lines(path: Path) -> list[Row]:
         try:
             content = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{where}: the line isn't valid JSON ({error.msg} at column {error.colno}); mend or delete it") from error
+            raise DataError(
+                f"{where}: the line isn't valid JSON ({error.msg} at column {error.colno}); mend or delete it"
+            ) from error
         rows.append(Row(where, _object(content, where)))
     return rows
 
@@ -94,7 +96,9 @@ def _read_json_array(path: Path) -> list[Row]:
     try:
         content = json.loads(_text(path))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: the file isn't valid JSON ({error.msg}); mend it, or name it .jsonl if it has one object a line") from error
+        raise DataError(
+            f"{path}:{error.lineno}: the file isn't valid JSON ({error.msg}); mend it, or name it .jsonl if it has one object a line"
+        ) from error
     if not isinstance(content, list):
         raise DataError(f"{path}: the file must hold a JSON array of rows, not {type(content).__name__}")
     return [Row(f"{path}[{index}]", _object(item, f"{path}[{index}]")) for index, item in enumerate(content)]

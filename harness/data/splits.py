@@ -36,7 +36,9 @@ def load_source(source: SourceConfig, config: DataConfig) -> list[Conversation]:
     loaded = conversations(load_rows(source), config.format)
     usable = [row for row in loaded if row.is_plain or row.messages[-1].role == "assistant"]
     if not usable:
-        raise DataError(f"{source.path}: no row ends with an assistant turn, so there is nothing to learn; check the roles")
+        raise DataError(
+            f"{source.path}: no row ends with an assistant turn, so there is nothing to learn; check the roles"
+        )
     if len(usable) < len(loaded):
         logger.warning("%s: %d of %d rows don't end with an assistant turn and are left out",
                        source.path, len(loaded) - len(usable), len(loaded))  # fmt: skip
@@ -65,7 +67,9 @@ def load_splits(config: DataConfig) -> Splits:
     splits = _without_overlap(splits, config.train.path)
     for name, rows in zip(Splits._fields, splits, strict=True):
         if not rows:
-            raise DataError(f"{config.train.path}: the {name} split is empty; add rows or name a file for it in data.{name}")
+            raise DataError(
+                f"{config.train.path}: the {name} split is empty; add rows or name a file for it in data.{name}"
+            )
     return splits._replace(train=_limited(splits.train, config))
 
 

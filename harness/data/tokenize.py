@@ -78,7 +78,9 @@ def tokenize(
         ids, mask = rendered["input_ids"], rendered["assistant_masks"]
     else:
         ids, mask = _masked_by_prefixes(row, tokenizer, end_of_turn_id)
-    labels = [token if supervised or not assistant_only else IGNORED for token, supervised in zip(ids, mask, strict=True)]
+    labels = [
+        token if supervised or not assistant_only else IGNORED for token, supervised in zip(ids, mask, strict=True)
+    ]
     is_truncated = max_length is not None and len(ids) > max_length
     return Tokenized(row.id, ids[:max_length], labels[:max_length], is_truncated)
 
@@ -113,7 +115,9 @@ def tokenized_reference(
     if messages:
         ids = _render(tokenizer, (*messages, Message(role="assistant", content=reference)))["input_ids"]
         if ids[: len(prompt)] != list(prompt):
-            raise TemplateError("the chat template renders a prompt differently once its answer follows; the answer can't be scored")
+            raise TemplateError(
+                "the chat template renders a prompt differently once its answer follows; the answer can't be scored"
+            )
     else:
         ids = [*prompt, *tokenizer(reference, add_special_tokens=False)["input_ids"]]
     answer = ids[len(prompt) :]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.diagnose.evidence import CONVENTION, Evidence, Point, as_float, finding, probe_mean
+from harness.diagnose.evidence import CONVENTION, Evidence, Measure, Point, as_float, finding, probe_mean
 from harness.records import Finding, Probe
 from harness.stats import paired_difference
 
@@ -33,7 +33,11 @@ def non_finite(evidence: Evidence) -> Finding:
     name = "non_finite"
     if not evidence.loss and not evidence.eval_loss:
         return finding(name, "insufficient", "No loss was logged.")
-    for label, points in (("training loss", evidence.loss), ("eval loss", evidence.eval_loss), ("gradient norm", evidence.grad_norm)):
+    for label, points in (
+        ("training loss", evidence.loss),
+        ("eval loss", evidence.eval_loss),
+        ("gradient norm", evidence.grad_norm),
+    ):
         bad = [point for point in points if not math.isfinite(point.value)]
         if not bad:
             continue
@@ -43,7 +47,7 @@ def non_finite(evidence: Evidence) -> Finding:
             advice = "An eval row may have no supervised token after truncation: raise max_length or drop it. " + advice
         return finding(
             name, "fired", f"The {label} was {bad[0].value} at step {bad[0].step} ({len(bad)} of {len(points)} logged values).",
-            "warning" if passing else "error", advice=advice, statistic=len(bad), threshold=0,
+            "warning" if passing else "error", advice=advice, measure=Measure(len(bad), 0),
             evidence=[f"step {point.step}: {point.value}" for point in bad[:10]],
         )  # fmt: skip
     return finding(name, "clear", f"All {len(evidence.loss)} training losses are finite.")
@@ -56,26 +60,46 @@ def diverged(evidence: Evidence) -> Finding:
     worse = _worse_than_base(evidence.validation)
     advice = "Lower learning_rate (a third to a tenth), warm up longer, keep max_grad_norm at 1.0."
     if worse is not None:
-        return finding(name, "fired", worse, "error", advice=advice, source="methods: final validation NLL against the base")
+        return finding(name, "fired", worse, "error", advice=advice)
+    peak = _evaluation_peak(evidence.eval_loss)
+    if peak is not None:
+        step_zero = evidence.eval_loss[0].value
+        return finding(
+            name, "fired", f"Eval loss rose from {step_zero:.3g} before training to {peak.value:.3g} at step {peak.step}, and ended at "
+            f"{evidence.eval_loss[-1].value:.3g}: what the base knew may be lost.", "error", advice=advice,
+            measure=Measure(peak.value / step_zero, EARLY_RISE, CONVENTION),
+        )  # fmt: skip
     if len(losses) < MIN_LOSSES:
         return finding(name, "insufficient", f"Only {len(losses)} finite training losses; {MIN_LOSSES} are needed.")
     head, tail = fifths(losses)
     lowest = min(point.value for point in losses)
-    if tail > RISE * head or tail > max(2 * lowest, lowest + 1.0) and tail > RISE * float(np.median([p.value for p in losses])):
+    if tail > RISE * head or (
+        tail > max(2 * lowest, lowest + 1.0) and tail > RISE * float(np.median([p.value for p in losses]))
+    ):
         return finding(
             name, "fired", f"The training loss ended at {tail:.3g} (median of the last fifth), after {head:.3g} in the first fifth "
-            f"and {lowest:.3g} at its lowest.", "error", advice=advice, statistic=tail / head if head else None, threshold=RISE, source=CONVENTION,
+            f"and {lowest:.3g} at its lowest.", "error", advice=advice, measure=Measure(tail / head if head else None, RISE, CONVENTION),
         )  # fmt: skip
     start = float(np.median([point.value for point in losses[:3]]))
     smooth = [float(np.median([p.value for p in losses[i : i + 5]])) for i in range(len(losses) - 4)]
-    peak = int(np.argmax(smooth))
-    if smooth[peak] >= EARLY_RISE * start and smooth[peak] - start >= EARLY_RISE_NATS:
+    top = int(np.argmax(smooth))
+    # Batches differ in difficulty, the more so when grouped by length; evaluations of the same rows settle the matter.
+    settled = evidence.eval_loss[:1] and evidence.eval_loss[0].step == 0
+    if not settled and smooth[top] >= EARLY_RISE * start and smooth[top] - start >= EARLY_RISE_NATS:
         return finding(
-            name, "fired", f"The training loss rose from {start:.3g} to {smooth[peak]:.3g} around step {losses[peak + 2].step} before it "
-            f"fell to {tail:.3g}: what the base knew may be lost.", "error", advice=advice, statistic=smooth[peak] / start,
-            threshold=EARLY_RISE, source=CONVENTION,
+            name, "fired", f"The training loss rose from {start:.3g} to {smooth[top]:.3g} around step {losses[top + 2].step} before it "
+            f"fell to {tail:.3g}: what the base knew may be lost.", "error", advice=advice, measure=Measure(smooth[top] / start, EARLY_RISE, CONVENTION),
         )  # fmt: skip
     return finding(name, "clear", f"The training loss went from {head:.3g} to {tail:.3g} without a lasting rise.")
+
+
+def _evaluation_peak(points: Sequence[Point]) -> Point | None:
+    """The highest evaluation, where it lies clearly above the untouched base's on the same rows."""
+    finite = [point for point in points if math.isfinite(point.value)]
+    if not finite or finite[0].step != 0 or finite[0].value <= 0:
+        return None
+    highest = max(finite, key=lambda point: point.value)
+    return highest if highest.value >= EARLY_RISE * finite[0].value else None
 
 
 def _worse_than_base(probes: Sequence[Probe]) -> str | None:
@@ -112,17 +136,23 @@ def underfitting(evidence: Evidence) -> Finding:
         "Raise learning_rate (times 3 to 10) or num_train_epochs; if that doesn't help, check that labels reach the loss, "
         "the adapter's r and target_modules, and the data."
     )
-    shared = {"statistic": fall, "source": CONVENTION}
     behaviour = _no_better_than_base(evidence)
     if behaviour:
-        return finding(name, "fired", behaviour, "warning", advice=advice, threshold=STILL_HIGH, **shared)
+        return finding(
+            name, "fired", behaviour, "warning", advice=advice, measure=Measure(fall, STILL_HIGH, CONVENTION)
+        )
     message = f"The training loss fell by {fall:.0%} only, from {head:.3g} to {tail:.3g}."
     if fall < NO_FALL:
-        return finding(name, "fired", message, "warning", advice=advice, threshold=NO_FALL, **shared)
+        return finding(name, "fired", message, "warning", advice=advice, measure=Measure(fall, NO_FALL, CONVENTION))
     if fall < WEAK_FALL and not _already_low(evidence):
         message += " That is little, but normal for a base that knows the task."
-        return finding(name, "fired", message, "info", advice=advice, threshold=WEAK_FALL, **shared)
-    return finding(name, "clear", f"The training loss fell by {fall:.0%}, from {head:.3g} to {tail:.3g}.", statistic=fall, threshold=WEAK_FALL)
+        return finding(name, "fired", message, "info", advice=advice, measure=Measure(fall, WEAK_FALL, CONVENTION))
+    return finding(
+        name,
+        "clear",
+        f"The training loss fell by {fall:.0%}, from {head:.3g} to {tail:.3g}.",
+        measure=Measure(fall, WEAK_FALL),
+    )
 
 
 def _already_low(evidence: Evidence) -> bool:
@@ -158,23 +188,33 @@ def overfitting(evidence: Evidence) -> Finding:
     best = min(points, key=lambda point: point.value)
     last = points[-1]
     loss_over_best = 100 * (last.value / best.value - 1) if best.value > 0 else 0.0
-    shared = {"statistic": loss_over_best, "threshold": GENERALIZATION_LOSS, "source": "Prechelt 1998, GL"}
+    measure = Measure(loss_over_best, GENERALIZATION_LOSS, "Prechelt 1998, GL")
     if loss_over_best < GENERALIZATION_LOSS or last.value - best.value < OVERFIT_NATS:
-        return finding(name, "clear", f"Eval loss ends at {last.value:.3g}, {loss_over_best:.1f} % above its best ({best.value:.3g}).", **shared)
+        return finding(
+            name,
+            "clear",
+            f"Eval loss ends at {last.value:.3g}, {loss_over_best:.1f} % above its best ({best.value:.3g}).",
+            measure=measure,
+        )
     if not _learned_on(evidence, best.step):
-        return finding(name, "clear", f"Eval loss is {loss_over_best:.1f} % above its best, but the training rows were not learned further either.", **shared)
+        return finding(
+            name,
+            "clear",
+            f"Eval loss is {loss_over_best:.1f} % above its best, but the training rows were not learned further either.",
+            measure=measure,
+        )
     surely, interval = _surely_worse(evidence.validation, best.step)
     message = (
         f"Eval loss was best at step {best.step} ({best.value:.3g}) and ended at {last.value:.3g}, {loss_over_best:.0f} % higher"
         f"{interval}, while the loss on training rows kept falling."
     )
     if not surely:
-        return finding(name, "insufficient", message + " The rise is within the noise of the rows.", **shared)
+        return finding(name, "insufficient", message + " The rise is within the noise of the rows.", measure=measure)
     return finding(
         name, "fired", message, "warning",
         advice=f"Use the checkpoint of step {best.step}, train fewer epochs, add data or dropout. InstructGPT and LIMA saw better "
         "answers in spite of a rising loss: compare the generations before you decide.",
-        **shared,
+        measure=measure,
     )  # fmt: skip
 
 

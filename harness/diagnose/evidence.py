@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.errors import DataError
 from harness.records import (
@@ -95,7 +96,11 @@ def trainer_state_evidence(path: Path) -> Evidence:
     """
     try:
         history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
-        return Evidence(loss=_series(history, "loss"), grad_norm=_series(history, "grad_norm"), eval_loss=_series(history, "eval_loss"))
+        return Evidence(
+            loss=_series(history, "loss"),
+            grad_norm=_series(history, "grad_norm"),
+            eval_loss=_series(history, "eval_loss"),
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the file can't be read ({error})") from error
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
@@ -103,16 +108,42 @@ def trainer_state_evidence(path: Path) -> Evidence:
 
 
 def _series(history: Sequence[Mapping[str, object]], name: str) -> list[Point]:
-    return [Point(int(str(entry.get("step", index))), float(str(entry[name]))) for index, entry in enumerate(history) if name in entry]
+    return [
+        Point(int(str(entry.get("step", index))), float(str(entry[name])))
+        for index, entry in enumerate(history)
+        if name in entry
+    ]
+
+
+class Measure(NamedTuple):
+    """The number a check decided on, the number it was held against, and where that one comes from."""
+
+    statistic: float | None = None
+    threshold: float | None = None
+    source: str = ""
 
 
 def finding(
-    check: str, outcome: Outcome, message: str, severity: Severity = "info", *, advice: str = "",
-    statistic: float | None = None, threshold: float | None = None, source: str = "", evidence: Sequence[str] = (),
-) -> Finding:  # fmt: skip
+    check: str,
+    outcome: Outcome,
+    message: str,
+    severity: Severity = "info",
+    *,
+    advice: str = "",
+    measure: Measure | None = None,
+    evidence: Sequence[str] = (),
+) -> Finding:
     """A finding; a statistic that is no number is left out."""
-    usable = statistic if statistic is not None and math.isfinite(statistic) else None
+    measure = measure or Measure()
+    is_number = measure.statistic is not None and math.isfinite(measure.statistic)
     return Finding(
-        check=check, outcome=outcome, severity=severity, message=message, advice=advice, statistic=usable,
-        threshold=threshold, source=source, evidence=tuple(evidence),
-    )  # fmt: skip
+        check=check,
+        outcome=outcome,
+        severity=severity,
+        message=message,
+        advice=advice,
+        statistic=measure.statistic if is_number else None,
+        threshold=measure.threshold,
+        source=measure.source,
+        evidence=tuple(evidence),
+    )

@@ -1,12 +1,13 @@
 """Warning signs in data and outputs: nothing supervised, memorized rows, inconsistent format."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
-from harness.diagnose.evidence import CONVENTION, Evidence, as_float, finding, probe_mean
-from harness.records import Finding, SuiteResult
+from harness.diagnose.evidence import CONVENTION, Evidence, Measure, as_float, finding, probe_mean
+from harness.records import Finding, Probe, SuiteResult
 from harness.stats import estimate
 
 ZERO_LOSS = 1e-4
@@ -23,7 +24,9 @@ MIN_PROBES = 20
 def no_supervised_tokens(evidence: Evidence) -> Finding:
     """A loss of zero from the start, or rows without anything to learn from."""
     name = "no_supervised_tokens"
-    advice = "All labels may be -100: check max_length, the template's {% generation %} markers and assistant_only_loss."
+    advice = (
+        "All labels may be -100: check max_length, the template's {% generation %} markers and assistant_only_loss."
+    )
     losses = [point.value for point in evidence.finite_loss]
     if not losses:
         return finding(name, "insufficient", "No training loss was logged.")
@@ -32,28 +35,37 @@ def no_supervised_tokens(evidence: Evidence) -> Finding:
     if share > ZERO_SHARE:
         return finding(
             name, "fired", f"The training loss was 0.0 in {share:.0%} of the first {len(early)} logged steps: nothing was learned.",
-            "error", advice=advice, statistic=share, threshold=ZERO_SHARE, source="methods",
+            "error", advice=advice, measure=Measure(share, ZERO_SHARE, "methods"),
         )  # fmt: skip
     for split, summary in evidence.splits.items():
         lost = summary.dropped_unsupervised / summary.rows_read
         if lost > DROPPED_SHARE:
             return finding(
                 name, "fired", f"{summary.dropped_unsupervised} of {summary.rows_read} {split} rows have no supervised token and were dropped.",
-                "warning", advice=advice, statistic=lost, threshold=DROPPED_SHARE, source="methods",
+                "warning", advice=advice, measure=Measure(lost, DROPPED_SHARE, "methods"),
             )  # fmt: skip
-    return finding(name, "clear", "Every logged step had supervised tokens.", statistic=share, threshold=ZERO_SHARE)
+    return finding(name, "clear", "Every logged step had supervised tokens.", measure=Measure(share, ZERO_SHARE))
 
 
 def memorization(evidence: Evidence) -> Finding:
     """Low loss on training rows, told apart from held-out ones, and word-for-word reproduction: two signs together."""
     name = "memorization"
     if not evidence.train_probe or not evidence.validation or not evidence.extraction:
-        return finding(name, "insufficient", "Needs the loss of single training and validation rows, which this run didn't record.")
+        return finding(
+            name, "insufficient", "Needs the loss of single training and validation rows, which this run didn't record."
+        )
     if len(evidence.train_probe[-1].nll) < MIN_PROBES:
-        return finding(name, "insufficient", f"Only {len(evidence.train_probe[-1].nll)} training rows were probed; {MIN_PROBES} are needed.")
+        return finding(
+            name,
+            "insufficient",
+            f"Only {len(evidence.train_probe[-1].nll)} training rows were probed; {MIN_PROBES} are needed.",
+        )
     train_nll, validation_nll = probe_mean(evidence.train_probe[-1]), probe_mean(evidence.validation[-1])
     auc, auc_low, auc_high = _membership_auc(evidence)
-    rates = {split: [float(i.is_verbatim) for i in evidence.extraction if i.split == split] for split in ("train_probe", "validation")}
+    rates = {
+        split: [float(i.is_verbatim) for i in evidence.extraction if i.split == split]
+        for split in ("train_probe", "validation")
+    }
     if min(len(values) for values in rates.values()) < MIN_PROBES:
         return finding(name, "insufficient", "Too few answers are long enough to be cut in half.")
     train_rate, validation_rate = (estimate(values) for values in rates.values())
@@ -63,36 +75,50 @@ def memorization(evidence: Evidence) -> Finding:
         f"rows with AUC {auc:.2f} [{auc_low:.2f}, {auc_high:.2f}]; {train_rate.value:.0%} of training answers are completed word "
         f"for word, {validation_rate.value:.0%} of validation answers"
     )
-    shared = {"statistic": auc, "threshold": LIKELY_AUC, "source": f"membership AUC against the base's loss, {CONVENTION}; Carlini et al. 2023"}
+    measure = Measure(auc, LIKELY_AUC, f"membership AUC against the base's loss, {CONVENTION}; Carlini et al. 2023")
     if train_nll >= SUSPECT_NLL or auc_low <= LIKELY_AUC:
-        return finding(name, "clear", f"{numbers}: no sign that training rows are treated differently.", **shared)
+        return finding(
+            name, "clear", f"{numbers}: no sign that training rows are treated differently.", measure=measure
+        )
     advice = "Train fewer epochs (1 to 3), add or deduplicate rows, lower the adapter's r or the learning rate."
-    shown = [f"{i.prefix} ... {i.expected}" for i in evidence.extraction if i.split == "train_probe" and i.is_verbatim][:5]
+    shown = [f"{i.prefix} ... {i.expected}" for i in evidence.extraction if i.split == "train_probe" and i.is_verbatim][
+        :5
+    ]
     if gap_low > 0:
-        return finding(name, "fired", f"{numbers}.", "error", advice=advice, evidence=shown, **shared)
-    return finding(name, "fired", f"{numbers}; the word-for-word gap is within the noise.", "warning", advice=advice, evidence=shown, **shared)
+        return finding(name, "fired", f"{numbers}.", "error", advice=advice, evidence=shown, measure=measure)
+    return finding(
+        name,
+        "fired",
+        f"{numbers}; the word-for-word gap is within the noise.",
+        "warning",
+        advice=advice,
+        evidence=shown,
+        measure=measure,
+    )
 
 
 def _membership_auc(evidence: Evidence) -> tuple[float, float, float]:
     """How well the fall of a row's NLL since step 0 tells training rows from validation rows, with its 95 % interval.
 
-    The interval is Hanley and McNeil's (1982).
+    The fall is relative to where the row started: short rows start higher and would otherwise dominate. The interval
+    is Hanley and McNeil's (1982).
     """
     from sklearn.metrics import roc_auc_score
 
-    def gains(probes: object) -> list[float]:
-        first, last = probes[0], probes[-1]  # type: ignore[index]
-        return [as_float(b) - as_float(a) for b, a in zip(first.nll, last.nll, strict=True)]
-
-    # Relative to where a row started: short rows start higher and would otherwise dominate.
-    train = [g / as_float(b) for g, b in zip(gains(evidence.train_probe), evidence.train_probe[0].nll, strict=True)]
-    held_out = [g / as_float(b) for g, b in zip(gains(evidence.validation), evidence.validation[0].nll, strict=True)]
-    values = np.nan_to_num(np.array(train + held_out))
-    auc = float(roc_auc_score([1] * len(train) + [0] * len(held_out), values))
+    train = _relative_falls(evidence.train_probe)
+    held_out = _relative_falls(evidence.validation)
+    auc = float(roc_auc_score([1] * len(train) + [0] * len(held_out), np.nan_to_num(np.array(train + held_out))))
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = (auc * (1 - auc) + (len(train) - 1) * (q1 - auc**2) + (len(held_out) - 1) * (q2 - auc**2)) / (len(train) * len(held_out))
-    margin = 1.96 * float(np.sqrt(max(variance, 0.0)))
+    pairs = len(train) * len(held_out)
+    variance = auc * (1 - auc) + (len(train) - 1) * (q1 - auc**2) + (len(held_out) - 1) * (q2 - auc**2)
+    margin = 1.96 * float(np.sqrt(max(variance / pairs, 0.0)))
     return auc, auc - margin, min(1.0, auc + margin)
+
+
+def _relative_falls(probes: Sequence[Probe]) -> list[float]:
+    """Share of its first NLL that every row has lost."""
+    first, last = probes[0], probes[-1]
+    return [(as_float(b) - as_float(a)) / as_float(b) for b, a in zip(first.nll, last.nll, strict=True)]
 
 
 def _difference_low(a: list[float], b: list[float]) -> float:
@@ -112,18 +138,22 @@ def format_inconsistency(evidence: Evidence) -> Finding:
     failures = Counter(score.failure for score in suite.scores if score.failure)
     worst = ", ".join(f"{failure} {count}" for failure, count in failures.most_common(3))
     numbers = f"{adherence.value:.1%} [{adherence.low:.1%}, {adherence.high:.1%}] of {adherence.n} generations keep to the template"
-    shared = {"statistic": adherence.value, "threshold": ADHERENCE_FLOOR, "source": CONVENTION}
+    measure = Measure(adherence.value, ADHERENCE_FLOOR, CONVENTION)
     if adherence.high < ADHERENCE_FLOOR:
         return finding(
             name, "fired", f"{numbers} ({worst}).", "error", advice=_remedy(failures),
-            evidence=[f"{s.example_id}: {s.failure}" for s in suite.scores if s.failure][:10], **shared,
+            evidence=[f"{s.example_id}: {s.failure}" for s in suite.scores if s.failure][:10], measure=measure,
         )  # fmt: skip
     spread = _spread(suite)
     if spread:
-        return finding(name, "fired", f"{numbers}, but {spread} ({worst}).", "warning", advice=_remedy(failures), **shared)
+        return finding(
+            name, "fired", f"{numbers}, but {spread} ({worst}).", "warning", advice=_remedy(failures), measure=measure
+        )
     if adherence.low >= ADHERENCE_FLOOR:
-        return finding(name, "clear", f"{numbers}.", **shared)
-    return finding(name, "insufficient", f"{numbers}: too few to tell whether it is above {ADHERENCE_FLOOR:.0%}.", **shared)
+        return finding(name, "clear", f"{numbers}.", measure=measure)
+    return finding(
+        name, "insufficient", f"{numbers}: too few to tell whether it is above {ADHERENCE_FLOOR:.0%}.", measure=measure
+    )
 
 
 def _remedy(failures: Counter[str]) -> str:
@@ -139,7 +169,9 @@ def _remedy(failures: Counter[str]) -> str:
 
 def _spread(suite: SuiteResult) -> str:
     """Names the slice that is surely and clearly worse than the rest (Fisher's exact test, Bonferroni over slices)."""
-    values = {score.example_id: score.value for score in suite.scores if score.metric == "all" and score.value is not None}
+    values = {
+        score.example_id: score.value for score in suite.scores if score.metric == "all" and score.value is not None
+    }
     names = sorted({name for example in values for name in suite.slices.get(example, ())})
     for name in names:
         inside = [value for example, value in values.items() if name in suite.slices.get(example, ())]
@@ -147,7 +179,7 @@ def _spread(suite: SuiteResult) -> str:
         if min(len(inside), len(outside)) < MIN_SLICE:
             continue
         gap = float(np.mean(outside) - np.mean(inside))
-        table = [[sum(inside), len(inside) - sum(inside)], [sum(outside), len(outside) - sum(outside)]]
+        table = np.array([[sum(inside), len(inside) - sum(inside)], [sum(outside), len(outside) - sum(outside)]])
         p_value = float(stats.fisher_exact(table, alternative="less").pvalue)
         if gap > SPREAD and p_value * len(names) < 0.05:
             return f"only {np.mean(inside):.1%} of the {len(inside)} prompts of kind {name} (others {np.mean(outside):.1%})"

@@ -66,7 +66,9 @@ def json_row(rng: random.Random, group: Group, new: bool) -> Row:
     usual, held_out = (ORDERS, HELD_OUT_ORDERS) if is_order else (VISITS, HELD_OUT_VISITS)
     pattern, phrasing = _choose(rng, usual, held_out, new)
     fields = ", ".join(slots)
-    request = rng.choice((f"Extract the {what} as JSON with {fields}.\n{{}}", f"{{}}\nGive the {what} as JSON with {fields}."))
+    request = rng.choice(
+        (f"Extract the {what} as JSON with {fields}.\n{{}}", f"{{}}\nGive the {what} as JSON with {fields}.")
+    )
     turns = (request.format(pattern.format(**slots)), json.dumps(slots))
     row = _row("json", turns, (str(slots.get("customer") or slots["visitor"]),), f"{what}-{phrasing}")
     types = {key: {"type": "integer" if isinstance(value, int) else "string"} for key, value in slots.items()}
@@ -92,7 +94,12 @@ def tool_row(rng: random.Random, group: Group, new: bool) -> Row:
 def tool_schema(name: str) -> dict[str, Any]:
     """The tool as a function schema (JSON Schema for its arguments)."""
     properties = {key: {"type": kind} for key, kind in TOOL_ARGUMENTS[name].items()}
-    parameters = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
     return {"type": "function", "function": {"name": name, "parameters": parameters}}
 
 

@@ -32,8 +32,16 @@ TOOL_REQUESTS: Mapping[str, Sequence[str]] = {
         "Are there any {item} in the {place}?",
         "Count the {item} in the {place}.",
     ),
-    "get_price": ("What do {count} {item} cost?", "How much is it for {count} {item}?", "Give the price of {count} {item}."),
-    "book_visit": ("Book a visit for {name} on {day}.", "{name} would like to come on {day}.", "Put {name} down for {day}."),
+    "get_price": (
+        "What do {count} {item} cost?",
+        "How much is it for {count} {item}?",
+        "Give the price of {count} {item}.",
+    ),
+    "book_visit": (
+        "Book a visit for {name} on {day}.",
+        "{name} would like to come on {day}.",
+        "Put {name} down for {day}.",
+    ),
 }
 HELD_OUT_TOOL_REQUESTS: Mapping[str, Sequence[str]] = {
     "check_stock": ("I need to know the stock of {item} in the {place}.",),

@@ -13,23 +13,150 @@ from typing import Literal
 
 Group = Literal["train", "validation", "test"]
 
-FIRST_NAMES = tuple(
-    "Ada Bram Cora Dirk Edda Finn Gwen Hugo Iris Joss Kira Lars Mona Nils Olga Piet Quin Rosa Seth Tara Ulf Vera Wim "
-    "Xena Yara Zeno Anja Boris Celia Doran Elsa Felix Greta Henk Ines Jonas Kaya Linus Marta Nadia Otis Paula Ralf "
-    "Sanne Tomas Ursa Vito Wanda Yves Zita Abel Birte Clara Dario Emil Freya Gusta Hanno Ilka Jorn".split()
+FIRST_NAMES = (
+    "Ada",
+    "Bram",
+    "Cora",
+    "Dirk",
+    "Edda",
+    "Finn",
+    "Gwen",
+    "Hugo",
+    "Iris",
+    "Joss",
+    "Kira",
+    "Lars",
+    "Mona",
+    "Nils",
+    "Olga",
+    "Piet",
+    "Quin",
+    "Rosa",
+    "Seth",
+    "Tara",
+    "Ulf",
+    "Vera",
+    "Wim",
+    "Xena",
+    "Yara",
+    "Zeno",
+    "Anja",
+    "Boris",
+    "Celia",
+    "Doran",
+    "Elsa",
+    "Felix",
+    "Greta",
+    "Henk",
+    "Ines",
+    "Jonas",
+    "Kaya",
+    "Linus",
+    "Marta",
+    "Nadia",
+    "Otis",
+    "Paula",
+    "Ralf",
+    "Sanne",
+    "Tomas",
+    "Ursa",
+    "Vito",
+    "Wanda",
+    "Yves",
+    "Zita",
+    "Abel",
+    "Birte",
+    "Clara",
+    "Dario",
+    "Emil",
+    "Freya",
+    "Gusta",
+    "Hanno",
+    "Ilka",
+    "Jorn",
 )
-LAST_NAMES = tuple(
-    "Quill Finch Marsh Holt Birch Crane Dunn Ember Frost Grove Hale Ives Jarvis Keel Lund Moss Nash Oakes Pike Reed "
-    "Stone Thorn Vale Wren York Ash Brook Cole Dale Elm".split()
+LAST_NAMES = (
+    "Quill",
+    "Finch",
+    "Marsh",
+    "Holt",
+    "Birch",
+    "Crane",
+    "Dunn",
+    "Ember",
+    "Frost",
+    "Grove",
+    "Hale",
+    "Ives",
+    "Jarvis",
+    "Keel",
+    "Lund",
+    "Moss",
+    "Nash",
+    "Oakes",
+    "Pike",
+    "Reed",
+    "Stone",
+    "Thorn",
+    "Vale",
+    "Wren",
+    "York",
+    "Ash",
+    "Brook",
+    "Cole",
+    "Dale",
+    "Elm",
 )
-JOBS = tuple("baker carpenter teacher nurse potter weaver miller painter plumber tailor driver farmer".split())
+JOBS = (
+    "baker",
+    "carpenter",
+    "teacher",
+    "nurse",
+    "potter",
+    "weaver",
+    "miller",
+    "painter",
+    "plumber",
+    "tailor",
+    "driver",
+    "farmer",
+)
 STREETS = (
     "Fern Lane", "Mill Street", "Church Road", "River Walk", "Hill Street", "Pond Lane",
     "Market Square", "Station Road", "Orchard Lane", "Bridge Street", "Castle Road", "Garden Walk",
 )  # fmt: skip
-PETS = tuple("goat parrot tortoise rabbit pony ferret goose hamster donkey lizard cat dog".split())
-FLOWERS = tuple("tulips roses lilies daisies irises poppies violets peonies asters dahlias orchids pansies".split())
-ITEMS = (*FLOWERS, *"ferns cacti bulbs seeds pots spades rakes hoses gloves baskets ladders buckets".split())
+PETS = ("goat", "parrot", "tortoise", "rabbit", "pony", "ferret", "goose", "hamster", "donkey", "lizard", "cat", "dog")
+FLOWERS = (
+    "tulips",
+    "roses",
+    "lilies",
+    "daisies",
+    "irises",
+    "poppies",
+    "violets",
+    "peonies",
+    "asters",
+    "dahlias",
+    "orchids",
+    "pansies",
+)
+ITEMS = (
+    *FLOWERS,
+    *[
+        "ferns",
+        "cacti",
+        "bulbs",
+        "seeds",
+        "pots",
+        "spades",
+        "rakes",
+        "hoses",
+        "gloves",
+        "baskets",
+        "ladders",
+        "buckets",
+    ],
+)
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 PLACES = (
     "north shed", "south shed", "glass house", "back yard", "cold frame",
@@ -39,7 +166,7 @@ SHOP_NAMES = (
     "Green Gate", "Old Kettle", "Blue Door", "Silver Spoon", "Copper Pot", "Red Lantern",
     "Stone Oven", "Golden Key", "White Horse", "Tall Ladder", "Quiet Corner", "Little Mill",
 )  # fmt: skip
-GOODS = tuple("bread cheese candles books hats boots honey tea clocks wool paper soap".split())
+GOODS = ("bread", "cheese", "candles", "books", "hats", "boots", "honey", "tea", "clocks", "wool", "paper", "soap")
 
 RESIDENT_ATTRIBUTES = ("job", "street", "pet", "flower")
 SHOP_ATTRIBUTES = ("owner", "street", "goods", "opens")
@@ -65,7 +192,11 @@ RESIDENT_STATEMENTS: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 SHOP_STATEMENTS: Mapping[str, Sequence[str]] = {
     "owner": ("{name} belongs to {value}.", "The owner of {name} is {value}.", "{name} is run by {value}."),
-    "street": ("{name} is on {value}.", "The shop called {name} stands on {value}.", "You will find {name} on {value}."),
+    "street": (
+        "{name} is on {value}.",
+        "The shop called {name} stands on {value}.",
+        "You will find {name} on {value}.",
+    ),
     "goods": ("{name} sells {value}.", "People go to {name} for {value}.", "You can buy {value} at {name}."),
     "opens": ("{name} opens at {value}.", "The doors of {name} open at {value}.", "Every day {name} opens at {value}."),
 }
@@ -133,8 +264,8 @@ def make_world(seed: int = 7) -> World:
     rng.shuffle(streets)
     rng.shuffle(goods)
     for shop, owner, street, ware in zip(shops, owners, streets, goods, strict=True):
-        values = (owner, street, ware, str(rng.randint(6, 11)))
-        facts.update({(shop, attribute): value for attribute, value in zip(SHOP_ATTRIBUTES, values, strict=True)})
+        known = (owner, street, ware, str(rng.randint(6, 11)))
+        facts.update({(shop, attribute): value for attribute, value in zip(SHOP_ATTRIBUTES, known, strict=True)})
     return World(residents, shops, facts, _groups(rng, residents, shops))
 
 

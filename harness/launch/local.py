@@ -65,7 +65,9 @@ def launch(packs: Sequence[Sequence[Path]], logs: Sequence[Path], devices: Seque
         while waiting or running:
             while waiting and free:
                 index, device = waiting.pop(0), free.pop(0)
-                process = context.Process(target=_work, args=(list(packs[index]), logs[index], device), name=f"pack-{index}")
+                process = context.Process(
+                    target=_work, args=(list(packs[index]), logs[index], device), name=f"pack-{index}"
+                )
                 with _thread_limit():
                     process.start()
                 running[process.sentinel] = (index, device, process)

@@ -32,7 +32,11 @@ def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
 
 @torch.inference_mode()
 def generate(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int = GENERATION_BATCH_SIZE
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = GENERATION_BATCH_SIZE,
 ) -> list[Completion]:
     """Greedy completions, one a prompt, in the order of the prompts.
 
@@ -95,7 +99,9 @@ class RowLoss(NamedTuple):
 
 
 @torch.no_grad()
-def row_losses(model: torch.nn.Module, rows: Sequence[Tokenized], *, pad_token_id: int, batch_size: int) -> list[RowLoss]:
+def row_losses(
+    model: torch.nn.Module, rows: Sequence[Tokenized], *, pad_token_id: int, batch_size: int
+) -> list[RowLoss]:
     """NLL of every row, in eval mode, in the order of the rows.
 
     Batching by length pads little; right padding is masked, so the batch a row falls into doesn't matter.
@@ -114,7 +120,9 @@ def row_losses(model: torch.nn.Module, rows: Sequence[Tokenized], *, pad_token_i
             ids[position, :length] = torch.tensor(rows[index].input_ids)
             labels[position, :length] = torch.tensor(rows[index].labels)
             mask[position, :length] = 1
-        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[:, :-1].float()  # (batch, time, vocab)
+        logits = (
+            model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[:, :-1].float()
+        )  # (batch, time, vocab)
         targets = labels[:, 1:].to(device)
         nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
         counts = (targets != IGNORED).sum(1)

@@ -1,5 +1,6 @@
 """Loads a base model or a trained checkpoint with its tokenizer, template and special tokens in agreement."""
 
+import importlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,7 @@ def load_base(config: RunConfig, *, plain_rows: bool) -> LoadedModel:
     New rows are drawn around the mean of the old ones (transformers' mean resizing).
     Raises: ModelError: the model can't be loaded.
     """
+    import torch
     from transformers import AutoModelForCausalLM
 
     tokenizer, tokens = load_tokenizer(config, plain_rows=plain_rows)
@@ -125,6 +127,8 @@ def load_base(config: RunConfig, *, plain_rows: bool) -> LoadedModel:
         model = AutoModelForCausalLM.from_pretrained(model_source(config.model), **options)
     except (OSError, ValueError) as error:
         raise ModelError(_unreachable(config.model, error)) from error
+    # New rows are drawn at random: the same ones in training and when an adapter is loaded again.
+    torch.manual_seed(0)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -137,9 +141,11 @@ def load_base(config: RunConfig, *, plain_rows: bool) -> LoadedModel:
 
 def _quantization(settings: dict[str, Any]) -> object:
     try:
-        import bitsandbytes  # noqa: F401
+        importlib.import_module("bitsandbytes")
     except ImportError as error:
-        raise ModelError("quantization needs bitsandbytes; install it with `pip install 'sft-harness[qlora]'`") from error
+        raise ModelError(
+            "quantization needs bitsandbytes; install it with `pip install 'sft-harness[qlora]'`"
+        ) from error
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(**settings)

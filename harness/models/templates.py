@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BUILT_IN = ("chatml",)
+BUILT_IN = ("chatml", "llama3")
 CONTROL_TOKEN = re.compile(r"<\|[a-z_]+\|>")
 PAD_CANDIDATES = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>")
 
@@ -38,9 +38,15 @@ def template_text(config: TemplateConfig) -> str | None:
     """
     if config.name in ("auto", "model", "none"):
         return None
-    path = Path(__file__).parent.parent / "templates" / f"{config.name}.jinja" if config.name in BUILT_IN else Path(config.name)
+    path = (
+        Path(__file__).parent.parent / "templates" / f"{config.name}.jinja"
+        if config.name in BUILT_IN
+        else Path(config.name)
+    )
     if not path.is_file() or path.suffix not in (".jinja", ".j2"):
-        raise TemplateError(f"template.name {config.name!r} is not auto, model, none, {', '.join(BUILT_IN)} or a .jinja file that exists")
+        raise TemplateError(
+            f"template.name {config.name!r} is not auto, model, none, {', '.join(BUILT_IN)} or a .jinja file that exists"
+        )
     return path.read_text(encoding="utf-8").rstrip("\n")
 
 
@@ -62,7 +68,9 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", config: TemplateConfig,
     if config.name == "none" or (config.name == "auto" and plain_rows):
         tokenizer.chat_template = None
     if tokenizer.chat_template is None and not plain_rows:
-        raise TemplateError("the data are conversations, but there is no chat template; set template.name to chatml or to a .jinja file")
+        raise TemplateError(
+            "the data are conversations, but there is no chat template; set template.name to chatml or to a .jinja file"
+        )
     needed = dict.fromkeys(CONTROL_TOKEN.findall(str(text or "")))
     missing = [token for token in needed if token not in tokenizer.get_vocab()]
     num_added = tokenizer.add_special_tokens({"additional_special_tokens": missing}) if missing else 0
@@ -84,14 +92,19 @@ def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
             raise TemplateError("the tokenizer has no eos token, so a completion can't be ended; choose a template")
         return int(tokenizer.eos_token_id)
     mark = "answer"
-    turns = [Message(role="user", content="question").model_dump(), Message(role="assistant", content=mark).model_dump()]
+    turns = [
+        Message(role="user", content="question").model_dump(),
+        Message(role="assistant", content=mark).model_dump(),
+    ]
     rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
     tail = rendered[rendered.rindex(mark) + len(mark) :]
     known = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     for token in tokenizer(tail, add_special_tokens=False)["input_ids"]:
         if token in known:
             return int(token)
-    raise TemplateError("no special token ends an assistant turn in the chat template, so the model can't learn to stop; add one")
+    raise TemplateError(
+        "no special token ends an assistant turn in the chat template, so the model can't learn to stop; add one"
+    )
 
 
 def _choose_pad(tokenizer: "PreTrainedTokenizerBase", end_of_turn: int) -> None:

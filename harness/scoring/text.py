@@ -65,5 +65,5 @@ def rouge_l(answer: str, reference: str) -> float:
 
 
 def chrf(answer: str, reference: str) -> float:
-    """chrF in [0, 1] (sacrebleu's sentence chrF, divided by 100)."""
+    """ChrF in [0, 1] (sacrebleu's sentence chrF, divided by 100)."""
     return float(_chrf().sentence_score(answer, [reference]).score) / 100

@@ -52,13 +52,17 @@ def connect(uri: str | None, experiment: str) -> str:
     try:
         found = mlflow.get_experiment_by_name(experiment)
         if found is not None and found.lifecycle_stage == "deleted":
-            raise StoreError(f"the MLflow experiment {experiment!r} was deleted; restore it (`mlflow experiments restore`) or change `name`")
+            raise StoreError(
+                f"the MLflow experiment {experiment!r} was deleted; restore it (`mlflow experiments restore`) or change `name`"
+            )
         return str(found.experiment_id if found else mlflow.create_experiment(experiment))
     except StoreError:
         raise
     except Exception as error:
         reason = str(error).splitlines()[0].replace(target, without_password(target))
-        raise StoreError(f"the MLflow store {without_password(target)} can't be used: {reason}; check tracking.uri") from error
+        raise StoreError(
+            f"the MLflow store {without_password(target)} can't be used: {reason}; check tracking.uri"
+        ) from error
 
 
 def _quiet() -> None:
@@ -90,7 +94,11 @@ def open_parent_run(folder: ExperimentFolder, experiment_id: str, name: str, con
         if _exists(client, run_id):
             client.update_run(run_id, status="RUNNING")
             return run_id
-    tags = {"harness.experiment": name, "harness.kind": "experiment", "mlflow.note.content": str(config.get("description", ""))}
+    tags = {
+        "harness.experiment": name,
+        "harness.kind": "experiment",
+        "mlflow.note.content": str(config.get("description", "")),
+    }
     run_id = client.create_run(experiment_id, tags=tags, run_name=f"{name} (report)").info.run_id
     client.log_dict(run_id, dict(config), "experiment.json")
     write_text(folder.parent_run_id, run_id)
@@ -119,7 +127,10 @@ def log_findings(run_id: str, findings: Sequence[Finding]) -> None:
     from mlflow.entities import RunTag
 
     client = _client()
-    tags = [RunTag(f"harness.finding.{f.check}", f"{f.severity}: {f.message}" if f.outcome == "fired" else f.outcome) for f in findings]
+    tags = [
+        RunTag(f"harness.finding.{f.check}", f"{f.severity}: {f.message}" if f.outcome == "fired" else f.outcome)
+        for f in findings
+    ]
     fired = [f.check for f in findings if f.outcome == "fired" and f.severity != "info"]
     client.log_batch(run_id, tags=[*tags, RunTag("harness.warnings", ", ".join(fired) or "none")])
     client.log_dict(run_id, {"findings": [f.model_dump(mode="json") for f in findings]}, "findings.json")
@@ -224,8 +235,8 @@ class MlflowTracker:
                 failures[score.example_id] = score.failure
         rows = generations[:TABLE_ROWS]
         table: dict[str, Any] = {field: [getattr(row, field) for row in rows] for field in Generation.model_fields}
-        for metric in sorted({name for row in scores.values() for name in row}):
-            table[metric] = [scores.get(row.example_id, {}).get(metric) for row in rows]
+        for column in sorted({name for row in scores.values() for name in row}):
+            table[column] = [scores.get(row.example_id, {}).get(column) for row in rows]
         table["failure"] = [failures.get(row.example_id, "") for row in rows]
         self._client.log_table(self.run_id, table, f"generations/{result.suite}.json")
 

@@ -8,7 +8,18 @@ from harness.tracking.mlflow_tracker import current_uri
 
 def ui_command(port: int) -> list[str]:
     """The command line of `mlflow ui` on this folder's store, bound to this machine alone."""
-    return [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", current_uri()]
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--backend-store-uri",
+        current_uri(),
+    ]
 
 
 def experiment_address(name: str, port: int) -> str:

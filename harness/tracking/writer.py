@@ -66,7 +66,9 @@ class MetricWriter:
                 self._client.log_batch(self._run_id, metrics=batch)
             except Exception as error:  # a tracking server that is away must not end a training
                 if not self._has_warned:
-                    logger.warning("MLflow can't be reached (%s); metrics wait and are sent again", type(error).__name__)
+                    logger.warning(
+                        "MLflow can't be reached (%s); metrics wait and are sent again", type(error).__name__
+                    )
                     self._has_warned = True
                 return
             del self._waiting[: len(batch)]

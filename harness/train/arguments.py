@@ -64,10 +64,15 @@ def planned_steps(training: dict[str, Any], num_rows: int) -> int:
     """Optimizer steps that a training will take on one device."""
     if int(training.get("max_steps") or -1) > 0:
         return int(training["max_steps"])
-    batch = int(training.get("per_device_train_batch_size") or 8) * int(training.get("gradient_accumulation_steps") or 1)
+    batch = int(training.get("per_device_train_batch_size") or 8) * int(
+        training.get("gradient_accumulation_steps") or 1
+    )
     return math.ceil(math.ceil(num_rows / batch) * float(training.get("num_train_epochs") or 3.0))
 
 
 def trains_on_answers_only(config: RunConfig) -> bool:
     """Whether the loss leaves prompts out: the default, unless the YAML turns TRL's field off."""
-    return config.training.get("assistant_only_loss") is not False and config.training.get("completion_only_loss") is not False
+    return (
+        config.training.get("assistant_only_loss") is not False
+        and config.training.get("completion_only_loss") is not False
+    )

@@ -30,13 +30,20 @@ class TraceCallback(TrainerCallback):
         self._started = time.monotonic()
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
     ) -> None:
         """One trace point.
 
         Raises: TrainError: the loss is not finite and the cell is set to stop on that.
         """
-        values = {name: float(value) for name, value in (logs or {}).items() if _is_number(value) and name not in IGNORED_LOGS}
+        values = {
+            name: float(value) for name, value in (logs or {}).items() if _is_number(value) and name not in IGNORED_LOGS
+        }
         epoch = values.pop("epoch", float(state.epoch or 0.0))
         seconds = time.monotonic() - self._started
         if "num_tokens" in values and "loss" in values:

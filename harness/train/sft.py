@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
 from harness.config import RunConfig
@@ -23,7 +23,7 @@ from harness.errors import TrainError, boundary
 from harness.grid import Cell
 from harness.models.generate import row_losses
 from harness.models.load import LoadedModel, load_base
-from harness.records import Probe, SplitSummary, TracePoint, TrainResult, finite_or_name
+from harness.records import Probe, ProbeSplit, SplitSummary, TracePoint, TrainResult, finite_or_name
 from harness.resources import digest
 from harness.store import CellFolder, read_lines, write_lines
 from harness.tracking.base import Tracker
@@ -93,13 +93,15 @@ def prepare_rows(config: RunConfig, splits: Splits, loaded: LoadedModel, max_len
 
 def _warn_of_losses(name: str, summary: SplitSummary, max_length: int | None) -> None:
     if summary.truncated:
-        logger.warning("%s: %d of %d rows are cut at max_length %s", name, summary.truncated, summary.rows_read, max_length)
+        logger.warning(
+            "%s: %d of %d rows are cut at max_length %s", name, summary.truncated, summary.rows_read, max_length
+        )
     if summary.dropped_unsupervised:
         logger.warning("%s: %d of %d rows have no supervised token and are left out",
                        name, summary.dropped_unsupervised, summary.rows_read)  # fmt: skip
 
 
-class ProbingTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no type hints
+class ProbingTrainer(SFTTrainer):
     """An SFTTrainer whose evaluation keeps the NLL of every row, of validation and of a fixed part of the training rows.
 
     `eval_loss` is the mean over supervised tokens, as in TRL, and comes from the same forward pass.
@@ -110,14 +112,17 @@ class ProbingTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no type hints
         self._probes_path = probes_path
         super().__init__(*args, **kwargs)
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Probes both sets, logs `eval_loss` and `train_probe_loss`, and writes one line a set to `probes.jsonl`."""
         metrics: dict[str, float] = {}
         started = time.monotonic()
-        for split, rows, prefix in (
+        probed: tuple[tuple[ProbeSplit, list[Tokenized], str], ...] = (
             ("validation", self._rows.validation, metric_key_prefix),
             ("train_probe", self._rows.train_probe, "train_probe"),
-        ):
+        )
+        for split, rows, prefix in probed:
             with self.compute_loss_context_manager():
                 losses = row_losses(
                     self.model, rows, pad_token_id=self.processing_class.pad_token_id,
@@ -129,7 +134,7 @@ class ProbingTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no type hints
             if self.is_world_process_zero():
                 probe = Probe(
                     step=self.state.global_step,
-                    split=split,  # type: ignore[arg-type]
+                    split=split,
                     nll=tuple(finite_or_name(loss.nll) for loss in losses),
                     tokens=tuple(loss.num_tokens for loss in losses),
                 )
@@ -137,7 +142,7 @@ class ProbingTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no type hints
                     file.write(f"{probe.model_dump_json()}\n")
         metrics[f"{metric_key_prefix}_runtime"] = time.monotonic() - started
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
@@ -148,10 +153,11 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> T
     """
     config = cell.config
     assert cell.seed is not None, "references are not trained"
-    torch.manual_seed(cell.seed)
     loaded = load_base(config, plain_rows=splits.train[0].is_plain)
     arguments = sft_arguments(config, cell.seed, len(splits.train), folder.checkpoints)
     rows = prepare_rows(config, splits, loaded, arguments.max_length)
+    # The adapter's initial weights depend on it.
+    torch.manual_seed(cell.seed)
     trainer = _trainer(config, loaded, arguments, rows, folder, tracker)
     settings = _settings(config, arguments, loaded)
     tracker.log_params(settings)
@@ -168,7 +174,12 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> T
 
 
 def _trainer(
-    config: RunConfig, loaded: LoadedModel, arguments: SFTConfig, rows: TrainingRows, folder: CellFolder, tracker: Tracker
+    config: RunConfig,
+    loaded: LoadedModel,
+    arguments: SFTConfig,
+    rows: TrainingRows,
+    folder: CellFolder,
+    tracker: Tracker,
 ) -> ProbingTrainer:
     try:
         adapter = LoraConfig(task_type="CAUSAL_LM", **config.adapter) if config.adapter is not None else None
@@ -183,7 +194,10 @@ def _trainer(
             eval_dataset=Dataset.from_dict(dict(as_columns(rows.validation))),
             processing_class=loaded.tokenizer,
             peft_config=adapter,
-            callbacks=[TraceCallback(folder.trace, tracker, stop_on_non_finite=config.stop_on_non_finite), EvaluateAtEnd()],
+            callbacks=[
+                TraceCallback(folder.trace, tracker, stop_on_non_finite=config.stop_on_non_finite),
+                EvaluateAtEnd(),
+            ],
             rows=rows,
             probes_path=folder.probes,
         )
@@ -210,10 +224,9 @@ def _settings(config: RunConfig, arguments: SFTConfig, loaded: LoadedModel) -> d
     settings |= {f"training.{key}": str(value) for key, value in sorted(arguments.to_dict().items())}
     settings["training.assistant_only_loss"] = str(trains_on_answers_only(config))
     settings["training.completion_only_loss"] = str(trains_on_answers_only(config))
-    for section, values in (("adapter", config.adapter), ("quantization", config.quantization)):
-        if section == "adapter" and values is not None:
-            values = LoraConfig(task_type="CAUSAL_LM", **values).to_dict()
-        settings |= {f"{section}.{key}": str(value) for key, value in sorted((values or {}).items())}
+    adapter = LoraConfig(task_type="CAUSAL_LM", **config.adapter).to_dict() if config.adapter is not None else {}
+    settings |= {f"adapter.{key}": str(value) for key, value in sorted(adapter.items())}
+    settings |= {f"quantization.{key}": str(value) for key, value in sorted((config.quantization or {}).items())}
     dtype = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
     return settings | {"model.dtype_in_force": dtype, "model.device": str(loaded.model.device)}
 
@@ -224,7 +237,9 @@ def _result(
     history = trainer.state.log_history
     evaluated = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
     losses = [entry["loss"] for entry in history if "loss" in entry]
-    best = min((pair for pair in evaluated if pair[1] == pair[1] and pair[0] > 0), key=lambda pair: pair[1], default=None)
+    best = min(
+        (pair for pair in evaluated if pair[1] == pair[1] and pair[0] > 0), key=lambda pair: pair[1], default=None
+    )
     checkpoints = sorted(folder.checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     if not checkpoints:
         raise TrainError("the trainer saved no checkpoint; set training.save_strategy to steps or epoch")

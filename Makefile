@@ -1,0 +1,37 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install quickstart test check format build clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@# torch first and alone: its pin decides which build everything else is resolved against.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(INSTALLED)
+
+quickstart: install
+	$(BIN)/harness run quickstart
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check harness evals tests benchmarks
+	$(BIN)/ruff check harness evals tests benchmarks
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff format harness evals tests benchmarks
+	$(BIN)/ruff check --fix harness evals tests benchmarks
+
+build: install
+	$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) build dist mlruns/harness mlflow.db .mypy_cache .ruff_cache .pytest_cache
