@@ -61,12 +61,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> ExperimentConf
     try:
         return ExperimentConfig.model_validate(content)
     except ValidationError as error:
-        problems = [_describe(detail, ExperimentConfig) for detail in error.errors()]
-        raise ConfigError(_report(path, lines, problems)) from error
-
-
-def _report(path: Path, lines: Mapping[Location, int], problems: Sequence[tuple[Location, str]]) -> str:
-    return "\n".join(f"{path}:{line_of(lines, location)}: {text}" for location, text in problems)
+        problems = problems_of(error, ExperimentConfig)
+        raise ConfigError("\n".join(f"{path}:{line_of(lines, at)}: {text}" for at, text in problems)) from error
 
 
 def line_of(lines: Mapping[Location, int], location: Location) -> int:
@@ -171,23 +167,32 @@ def resolve_files(content: dict[str, Any], folder: Path) -> None:
         within(suite, "data")
 
 
-def _describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[Location, str]:
-    location = tuple(detail["loc"])
-    return location, describe_error(location, detail, model)
+def problems_of(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Location, str]]:
+    """Location and one sentence for everything that is wrong: the dotted path, what, and the nearest valid name."""
+    for detail in error.errors():
+        location = tuple(detail["loc"])
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "value_error" and "\t" in message:
+            # Settings of a library: one line each, the name before the tab.
+            for line in message.split("\n"):
+                name, _, text = line.partition("\t")
+                yield (*location, name), f"{_dotted((*location, name))} {text}"
+        else:
+            yield location, _sentence(location, detail, message, model)
 
 
-def describe_error(location: Location, detail: ErrorDetails, model: type[BaseModel]) -> str:
-    """One sentence about one validation error: the dotted path, what is wrong and the nearest valid name."""
-    dotted = ".".join(str(part) for part in location) or "the experiment"
+def _dotted(location: Location) -> str:
+    return ".".join(str(part) for part in location) or "the experiment"
+
+
+def _sentence(location: Location, detail: ErrorDetails, message: str, model: type[BaseModel]) -> str:
+    dotted = _dotted(location)
     if detail["type"] == "extra_forbidden":
         known = _fields_at(location[:-1], model)
         return f"{dotted} is not a known field{did_you_mean(str(location[-1]), known)}"
     if detail["type"] == "missing":
         return f"{dotted} is missing; add it"
-    message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
-        if "\t" in message:
-            return "; ".join(f"{dotted}.{line.replace(chr(9), ' ')}" for line in message.split("\n"))
         return f"{dotted}: {message}"
     return f"{dotted}: {message[:1].lower()}{message[1:]}, not {detail['input']!r}"
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from harness.config import EvalConfig, ExperimentConfig, RunConfig
 from harness.errors import ConfigError
-from harness.experiment_file import Location, describe_error, resolve_files, set_dotted
+from harness.experiment_file import Location, problems_of, resolve_files, set_dotted
 from harness.records import Record
 from harness.resources import digest
 
@@ -65,12 +65,9 @@ def expand(
         try:
             resolved.append((draft, _resolve(config, draft, folder)))
         except ValidationError as error:
-            for detail in error.errors():
-                location = tuple(detail["loc"])
-                text = describe_error(location, detail, RunConfig)
+            for location, text in problems_of(error, RunConfig):
                 line = where(_blame(config, draft, location))
-                shown = f"{line}: cell {draft.name}: {text}" if draft.overrides else f"{line}: {text}"
-                problems.append(shown)
+                problems.append(f"{line}: cell {draft.name}: {text}" if draft.overrides else f"{line}: {text}")
         except ConfigError as error:
             problems.append(f"{where(draft.location)}: cell {draft.name}: {error}")
     if problems:

@@ -135,9 +135,10 @@ class ProgressDisplay:
 
     def _seconds_left(self) -> float | None:
         """From the cells that were trained so far, spread over the workers that are busy."""
-        if not self._seconds:
+        trained = [self._seconds[cell.id] for cell in self._plan.cells if cell.id in self._seconds]
+        if not trained:
             return None
-        each = sum(self._seconds.values()) / len(self._seconds)
+        each = sum(trained) / len(trained)
         running = [cell_id for cell_id, state in self._states.items() if state == "running"]
         waiting = sum(state == "waiting" for state in self._states.values())
         now = time.monotonic()

@@ -1,6 +1,7 @@
 """Tables for a terminal, and the JSON that scripts rely on."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 import click
@@ -88,21 +89,18 @@ def ranking_table(ranking: Ranking) -> None:
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("rank", justify="right", no_wrap=True)
-    table.add_column("cell", overflow="fold", ratio=1)
+    table.add_column("cell", overflow="fold", min_width=16)
     for metric in known:
-        table.add_column(metric.replace(".", ".\n", 1), justify="right", no_wrap=True)
-    table.add_column("warnings", overflow="fold")
+        table.add_column(re.sub(r"(?<=[.])", "\n", metric), justify="right", no_wrap=True)
     for row in ranking.rows:
         low, high = row.rank_interval
         place = f"{low}" if low == high else f"{low}-{high}"
         style = "green" if row.in_best_set else None
-        table.add_row(place, escape(row.name), *_values(row.metrics, known), _fired(row.findings), style=style)
+        table.add_row(place, escape(row.name), *_values(row.metrics, known), style=style)
     for excluded in ranking.excluded:
-        table.add_row(
-            "-", escape(excluded.name), *_values(excluded.metrics, known), _fired(excluded.findings), style="dim"
-        )
+        table.add_row("-", escape(excluded.name), *_values(excluded.metrics, known), style="dim")
     for reference in ranking.references:
-        table.add_row("ref", escape(reference.name), *_values(reference.metrics, known), "", style="cyan")
+        table.add_row("ref", escape(reference.name), *_values(reference.metrics, known), style="cyan")
     console.print(table)
     _notes(console, ranking)
 
@@ -110,16 +108,21 @@ def ranking_table(ranking: Ranking) -> None:
 def _notes(console: Console, ranking: Ranking) -> None:
     best = [row.name for row in ranking.rows if row.in_best_set]
     if len(best) == 1:
-        console.print(f"Best: [green]{escape(best[0])}[/green].")
+        console.print(f"\nBest: [green]{escape(best[0])}[/green]")
     elif best:
-        console.print(f"Best set (no significant difference between them): [green]{escape(', '.join(best))}[/green].")
+        console.print(f"\nBest set (no sure difference between them): [green]{escape(', '.join(best))}[/green]")
     else:
-        console.print("[yellow]No cell passed the gates.[/yellow]")
+        console.print("\n[yellow]No cell passed the gates.[/yellow]")
+    for row in ranking.rows:
+        if fired := _fired(row.findings):
+            console.print(f"- [yellow]{escape(row.name)}[/yellow]: {fired}")
     for excluded in ranking.excluded:
-        console.print(f"[dim]- not ranked: {escape(excluded.name)}: {escape(_short(excluded.reason))}[/dim]")
+        why = _fired(excluded.findings) or _short(excluded.reason)
+        console.print(f"- not ranked: {escape(excluded.name)}: {escape(why)}")
     if ranking.minimum_detectable_difference is not None:
         console.print(
-            f"[dim]Differences below about {ranking.minimum_detectable_difference:.3f} between the two best can't be seen with so few examples.[/dim]"
+            f"[dim]Smallest difference that {ranking.num_examples} examples can show between the two best: "
+            f"{ranking.minimum_detectable_difference:.3f}[/dim]"
         )
     for caveat in ranking.caveats:
         console.print(f"[dim]{escape(caveat)}[/dim]")

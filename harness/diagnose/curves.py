@@ -13,6 +13,7 @@ MIN_LOSSES = 10
 MIN_EVALUATIONS = 4
 RISE = 1.1
 EARLY_RISE = 1.2
+CLEAR_RISE = 1.5
 EARLY_RISE_NATS = 0.5
 WEAK_FALL = 0.10
 NO_FALL = 0.03
@@ -83,12 +84,13 @@ def diverged(evidence: Evidence) -> Finding:
     start = float(np.median([point.value for point in losses[:3]]))
     smooth = [float(np.median([p.value for p in losses[i : i + 5]])) for i in range(len(losses) - 4)]
     top = int(np.argmax(smooth))
-    # Batches differ in difficulty, the more so when grouped by length; evaluations of the same rows settle the matter.
-    settled = evidence.eval_loss[:1] and evidence.eval_loss[0].step == 0
-    if not settled and smooth[top] >= EARLY_RISE * start and smooth[top] - start >= EARLY_RISE_NATS:
+    # Batches differ in difficulty; evaluations of the same rows, where they begin at step 0, are the better witness.
+    has_step_zero = bool(evidence.eval_loss) and evidence.eval_loss[0].step == 0
+    needed = CLEAR_RISE if has_step_zero else EARLY_RISE
+    if evidence.batches_are_alike and smooth[top] >= needed * start and smooth[top] - start >= EARLY_RISE_NATS:
         return finding(
             name, "fired", f"The training loss rose from {start:.3g} to {smooth[top]:.3g} around step {losses[top + 2].step} before it "
-            f"fell to {tail:.3g}: what the base knew may be lost.", "error", advice=advice, measure=Measure(smooth[top] / start, EARLY_RISE, CONVENTION),
+            f"fell to {tail:.3g}: what the base knew may be lost.", "error", advice=advice, measure=Measure(smooth[top] / start, needed, CONVENTION),
         )  # fmt: skip
     return finding(name, "clear", f"The training loss went from {head:.3g} to {tail:.3g} without a lasting rise.")
 

@@ -48,6 +48,8 @@ class Evidence:
     base: Mapping[str, SuiteResult] = field(default_factory=dict)
     loss_is_nll: bool = True
     """False with TRL's dft loss or label smoothing: then the level of the training loss says nothing."""
+    batches_are_alike: bool = True
+    """False where batches are grouped by length: then one step's loss says little of the next one's."""
 
     @property
     def finite_loss(self) -> list[Point]:
@@ -85,6 +87,7 @@ def cell_evidence(folder: CellFolder, result: CellResult, base: CellResult | Non
         extraction=list(read_lines(folder.extraction, ExtractionItem)),
         suites={suite.suite: suite for suite in result.suites},
         base={suite.suite: suite for suite in base.suites} if base else {},
+        batches_are_alike="group" not in settings.get("training.train_sampling_strategy", "random"),
         loss_is_nll=settings.get("training.loss_type", "nll") == "nll" and smoothing == 0,
     )
 

@@ -13,12 +13,13 @@ from markupsafe import Markup
 from harness.config import ExperimentConfig
 from harness.records import CellResult, Estimate, Finding, Ranking
 from harness.report.content import Content, gather
-from harness.report.figures import curves_chart, ranking_chart, tradeoff_chart
+from harness.report.figures import Spec, curves_chart, ranking_chart, tradeoff_chart
 from harness.report.markdown import as_markdown
 from harness.store import ExperimentFolder, write_text
 
 MAIN_METRICS = ("template_adherence.all", "retention.accuracy", "held_out.bits_per_byte")
 TRADEOFF_METRIC = "retention.accuracy"
+STATIC_WIDTH = 700
 
 
 def write_reports(
@@ -45,6 +46,16 @@ def _bundle() -> str:
     import vl_convert
 
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+
+
+def _static(spec: Spec | None) -> Markup:
+    """The chart as SVG, for viewers and printers that run no scripts."""
+    if spec is None:
+        return Markup("")
+    import vl_convert
+
+    fixed = json.loads(json.dumps(spec).replace('"width": "container"', f'"width": {STATIC_WIDTH}'))
+    return Markup(vl_convert.vegalite_to_svg(fixed))  # drawn from our own specification; vl-convert escapes text
 
 
 def _cell(estimate: Estimate | None, signed: bool = False) -> Markup:
@@ -90,6 +101,7 @@ def as_html(content: Content) -> str:
         has_curves=specs["curves"] is not None,
         has_tradeoff=specs["tradeoff"] is not None,
         tradeoff_metric=TRADEOFF_METRIC,
+        static={name: _static(spec) for name, spec in specs.items()},
         yaml=yaml.safe_dump(json.loads(content.config.model_dump_json(exclude={"tracking"})), sort_keys=False),
         bundle=_bundle().replace("</script", "<\\/script"),
         # "<" can't end the script element early, whatever a cell is called.

@@ -1,5 +1,6 @@
 """Runs in stock MLflow: one for every cell, below one that holds the report."""
 
+import getpass
 import logging
 import os
 import re
@@ -25,6 +26,8 @@ UNSAFE_NAME = re.compile(r"[^\w\-. :/]")
 MAX_PARAM_LENGTH = 6000
 MAX_BATCH = 100
 TABLE_ROWS = 1000
+# The UI then opens the experiment as training runs, not as traces of an application.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def without_password(uri: str) -> str:
@@ -55,7 +58,7 @@ def connect(uri: str | None, experiment: str) -> str:
             raise StoreError(
                 f"the MLflow experiment {experiment!r} was deleted; restore it (`mlflow experiments restore`) or change `name`"
             )
-        return str(found.experiment_id if found else mlflow.create_experiment(experiment))
+        return str(found.experiment_id if found else mlflow.create_experiment(experiment, tags=EXPERIMENT_TAGS))
     except StoreError:
         raise
     except Exception as error:
@@ -95,6 +98,7 @@ def open_parent_run(folder: ExperimentFolder, experiment_id: str, name: str, con
             client.update_run(run_id, status="RUNNING")
             return run_id
     tags = {
+        **_source_tags(name),
         "harness.experiment": name,
         "harness.kind": "experiment",
         "mlflow.note.content": str(config.get("description", "")),
@@ -103,6 +107,15 @@ def open_parent_run(folder: ExperimentFolder, experiment_id: str, name: str, con
     client.log_dict(run_id, dict(config), "experiment.json")
     write_text(folder.parent_run_id, run_id)
     return str(run_id)
+
+
+def _source_tags(experiment: str) -> dict[str, str]:
+    """Who ran what, as MLflow's own `start_run` states it."""
+    return {
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": f"harness run {experiment}",
+        "mlflow.source.type": "LOCAL",
+    }
 
 
 def _exists(client: "MlflowClient", run_id: str) -> bool:
@@ -155,6 +168,7 @@ class MlflowTracker:
             return run_id
         cell = spec.cell
         tags = {
+            **_source_tags(spec.experiment),
             "mlflow.parentRunId": spec.parent_run_id,
             "harness.experiment": spec.experiment,
             "harness.kind": "reference" if cell.seed is None else "cell",
@@ -205,10 +219,11 @@ class MlflowTracker:
     def _log_checkpoint(self, kind: str, path: Path, result: TrainResult) -> None:
         """By reference where the store is on this disk, else as artifacts without the optimizer's state."""
         import mlflow
+        from mlflow.entities import LoggedModelOutput
 
         if urlsplit(current_uri()).scheme in ("sqlite", "file", ""):
             step = result.best_step if kind == "best" else result.steps
-            mlflow.create_external_model(
+            model = mlflow.create_external_model(
                 name=f"{UNSAFE_NAME.sub('_', self._spec.cell.name).replace(':', '_').replace('/', '_').replace('.', '_')}-{kind}",
                 source_run_id=self.run_id,
                 params={"step": str(step), "checkpoint": str(path)},
@@ -216,6 +231,7 @@ class MlflowTracker:
                 model_type="adapter" if self._spec.cell.config.adapter is not None else "causal-lm",
                 experiment_id=self._client.get_run(self.run_id).info.experiment_id,
             )
+            self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step or 0)])
             return
         for file in sorted(path.iterdir()):
             if file.name not in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):

@@ -1,0 +1,74 @@
+"""Imports go down the layers of the design only, and heavy libraries stay where they belong."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "harness"
+LAYERS = {
+    "errors": 0, "records": 0, "resources": 0,
+    "library_fields": 0, "config": 1, "experiment_file": 2, "stats": 1, "scoring": 1,
+    "grid": 3, "suite": 2, "store": 2, "data": 2, "gates": 2,
+    "models": 3, "tracking": 4, "rank": 3, "report": 3, "launch": 3,
+    "train": 5, "evaluate": 4, "diagnose": 4, "preflight": 4,
+    "pipeline": 6, "experiment": 7, "cli": 8, "__main__": 9,
+    "embedded": 9,
+}  # fmt: skip
+HEAVY = {
+    "torch": {"models", "train", "pipeline", "embedded"},
+    "transformers": {"models", "train", "embedded"},
+    "peft": {"models", "train"},
+    "trl": {"train"},
+    "mlflow": {"tracking"},
+    "datasets": {"data", "train"},
+    "sklearn": {"diagnose"},
+    "altair": {"report"},
+    "click": {"cli", "embedded"},
+    "rich": {"cli"},
+}
+LIGHT_MODULES = ("harness.cli.main", "harness.cli.plan", "harness.cli.list", "harness.cli.report", "harness.experiment")
+LAZY = ("torch", "transformers", "trl", "peft", "mlflow", "datasets")
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module or ""
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_to_a_lower_layer(path: Path) -> None:
+    part = part_of(path)
+    for name in imports(path):
+        if name.startswith("harness."):
+            other = name.split(".")[1]
+            assert other == part or LAYERS[other] < LAYERS[part], f"{part} (layer {LAYERS[part]}) imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_libraries_are_imported_by_their_owner_only(path: Path) -> None:
+    for name in imports(path):
+        owners = HEAVY.get(name.split(".")[0])
+        assert owners is None or part_of(path) in owners, f"{path} imports {name}"
+
+
+def test_light_commands_import_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    code = f"import importlib, sys; [importlib.import_module(m) for m in {LIGHT_MODULES!r}]; print([m for m in {LAZY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
