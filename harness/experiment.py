@@ -14,6 +14,7 @@ from harness.data.splits import data_fingerprint, load_splits
 from harness.diagnose.cell import diagnose_cell, diagnose_trainer_state
 from harness.errors import ConfigError
 from harness.experiment_file import experiment_lines, find_experiment, line_of, load_experiment
+from harness.gates import parse_gate
 from harness.grid import Cell, CellSpec, expand, plan, reference_cell
 from harness.launch import local
 from harness.models.templates import template_text
@@ -88,7 +89,7 @@ def _references(config: ExperimentConfig, cells: Sequence[Cell]) -> tuple[Cell, 
     found = []
     for model in models.values():
         run = cells[0].config.model_copy(update={"model": model, "template": template, "training": {}, "adapter": None})
-        name = "base" if len(models) == 1 else f"base: {model.name}"
+        name = "base" if len(models) == 1 else f"base: {Path(model.name).name}"
         found.append(reference_cell(name, run, _fingerprint(run)))
     return tuple(found)
 
@@ -98,6 +99,8 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, tuple[str, ...]]:
 
     Raises: HarnessError: a suite can't be loaded or asked, or the folder can't be written to.
     """
+    for gate in made.config.ranking.gates:
+        parse_gate(gate)
     for options in made.config.evals:
         suite = load_suite(options.suite)
         if options.data is not None:
@@ -143,7 +146,6 @@ def _suite_digests(made: Plan, cell: Cell) -> list[tuple[str, str]]:
 
 def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -> None:
     config, folder = made.config, made.folder
-    folder.check_writable()
     experiment_id = mlflow_tracker.connect(tracking_uri(config.tracking), config.name)
     public = json.loads(config.model_dump_json())
     if config.tracking.uri:

@@ -172,10 +172,15 @@ class ExperimentFolder:
         return self.path / f"report.{suffix}"
 
     def check_writable(self) -> None:
-        """Raises: StoreError: nothing can be written here."""
-        probe = self.path / ".writable"
-        write_text(probe, "")
-        probe.unlink()
+        """Leaves nothing behind.
+
+        Raises: StoreError: nothing can be written here.
+        """
+        nearest = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
+        if not nearest.is_dir():
+            raise StoreError(f"{self.path} can't be written: {nearest} is a file; move it out of the way")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise StoreError(f"{self.path} can't be written: no permission for {nearest}; run in another folder")
 
 
 def experiment_folder(name: str, root: Path | None = None) -> ExperimentFolder:

@@ -33,7 +33,7 @@ from harness.train.environment import environment, peak_memory_gib
 
 logger = logging.getLogger(__name__)
 
-MAX_PROBE_ROWS = 200
+MAX_PROBE_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def prepare_rows(config: RunConfig, splits: Splits, loaded: LoadedModel, max_len
     stride = len(train) / size
     return TrainingRows(
         train,
-        validation[:MAX_PROBE_ROWS],
+        validation,
         [train[int(position * stride)] for position in range(size)],
         {"train": train_summary, "validation": validation_summary},
     )

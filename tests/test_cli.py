@@ -1,0 +1,156 @@
+"""The command line: help, the contract for scripts, and mistakes."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from harness.cli.main import COMMANDS, HIDDEN, main
+from tests.conftest import MINIMAL
+
+Write = Callable[..., Path]
+
+
+def harness(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+
+
+def test_help_is_light() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "harness", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "harness run quickstart" in done.stdout
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"torch", "numpy", "pydantic", "rich", "mlflow", "transformers"}
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime >= before
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    done = harness(name, "--help")
+    assert done.exit_code == 0
+    assert name in HIDDEN or "Example: harness" in done.output
+
+
+def test_plan_json_is_the_contract(write: Write) -> None:
+    write(MINIMAL + "grid:\n  training.learning_rate: [1e-3, 2e-3]\nseeds: [0, 1]\n")
+    plan = json.loads(harness("plan", "experiment.yaml", "--json").output)
+    assert plan["experiment"] == "small"
+    assert [set(cell) for cell in plan["cells"]] == [{"id", "name", "overrides", "seed", "problems"}] * 4
+    assert plan["cells"][2]["overrides"] == {"training.learning_rate": 2e-3}
+    assert plan["packs"] == [[cell["id"]] for cell in plan["cells"]]
+    assert all(cell["problems"] == [] for cell in plan["cells"])
+    assert json.loads(harness("run", "experiment.yaml", "--dry-run").output) == plan
+
+
+def mistake(*arguments: str) -> str:
+    """The one line on stderr of a command that exits with 2 and leaves nothing behind."""
+    before = sorted(Path.cwd().rglob("*"))
+    done = harness(*arguments)
+    assert done.exit_code == 2, done.output
+    assert "Traceback" not in done.output
+    assert sorted(Path.cwd().rglob("*")) == before
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_missing_experiment(write: Write) -> None:
+    write("")
+    assert "there is no such experiment file" in mistake("run", "nothing.yaml")
+
+
+def test_missing_data_file(write: Write) -> None:
+    write(MINIMAL.replace("embedded:train", "rows.jsonl"))
+    assert "rows.jsonl: there is no such data file; check the path" in mistake("run", "experiment.yaml")
+
+
+def test_json_broken_at_line_17(write: Write) -> None:
+    row = '{"messages": [{"role": "user", "content": "q%d"}, {"role": "assistant", "content": "a"}]}'
+    write("\n".join([*(row % i for i in range(16)), "{broken", row % 99]), "rows.jsonl")
+    write(MINIMAL.replace("embedded:train", "rows.jsonl"))
+    assert "rows.jsonl:17: the line isn't valid JSON" in mistake("run", "experiment.yaml")
+
+
+def test_no_assistant_turn(write: Write) -> None:
+    write("\n".join('{"messages": [{"role": "user", "content": "%d"}]}' % i for i in range(30)), "rows.jsonl")
+    write(MINIMAL.replace("embedded:train", "rows.jsonl"))
+    assert "no row ends with an assistant turn" in mistake("run", "experiment.yaml")
+
+
+def test_model_folder_without_a_model(write: Write) -> None:
+    write(MINIMAL.replace("embedded:base", "./models/mine"))
+    assert "there is no model (config.json) in that folder" in mistake("run", "experiment.yaml")
+
+
+def test_model_that_is_not_on_the_hub(write: Write) -> None:
+    write(MINIMAL.replace("embedded:base", "nobody/no-such-model"))
+    line = mistake("run", "experiment.yaml")
+    assert "model 'nobody/no-such-model' can't be loaded" in line
+    assert "give the path of a local folder" in line
+
+
+def test_dataset_that_is_not_on_the_hub(write: Write) -> None:
+    write(MINIMAL.replace("embedded:train", "nobody/no-such-dataset"))
+    assert "dataset 'nobody/no-such-dataset' (split 'train') can't be loaded" in mistake("run", "experiment.yaml")
+
+
+def test_conversations_without_a_template(write: Write) -> None:
+    write(MINIMAL.replace("template:\n  name: chatml\n", ""))
+    assert "there is no chat template; set template.name to chatml" in mistake("run", "experiment.yaml")
+
+
+def test_missing_template_file(write: Write) -> None:
+    write(MINIMAL.replace("name: chatml", "name: mine.jinja"))
+    assert "template.name 'mine.jinja' is not auto, model, none" in mistake("run", "experiment.yaml")
+
+
+def test_unknown_suite(write: Write) -> None:
+    write(MINIMAL + "evals: [held_uot]\n")
+    assert "there is no suite 'held_uot'" in mistake("run", "experiment.yaml")
+
+
+def test_broken_gate_is_told_before_training(write: Write) -> None:
+    write(MINIMAL + "ranking: {gates: ['be good']}\n")
+    assert "'be good' is no gate" in mistake("run", "experiment.yaml")
+
+
+def test_unwritable_folder(write: Write) -> None:
+    write("in the way", "mlruns")
+    write(MINIMAL)
+    assert "can't be written" in mistake("run", "experiment.yaml")
+
+
+def test_rank_before_any_run(write: Write) -> None:
+    write(MINIMAL)
+    assert "has no results yet; start it with `harness run`" in mistake("rank", "experiment.yaml")
+
+
+def test_diagnose_of_something_else(write: Write) -> None:
+    write('{"a": 1}', "x.json")
+    assert "this is no trainer_state.json" in mistake("diagnose", "x.json")
+    assert "there is no such cell, run or file" in mistake("diagnose", "abcdef")
+
+
+def test_init_copies_a_set_that_plans(write: Write) -> None:
+    write("")
+    assert harness("init", "mine").exit_code == 0
+    assert harness("plan", "mine/experiments/quickstart.yaml").exit_code == 0
+    assert "exists already" in mistake("init", "mine")
+
+
+def test_list_names_bundled_experiments(write: Write) -> None:
+    write("")
+    assert json.loads(harness("list", "--json").output)["bundled"] == [
+        "llama3_lora_qlora",
+        "quickstart",
+        "smollm2_smoltalk",
+    ]
+    assert os.path.isfile("experiment.yaml")
