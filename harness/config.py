@@ -16,7 +16,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class Section(BaseModel):
     """Part of an experiment file: closed, so that a misspelled key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ModelConfig(Section):
@@ -62,12 +62,15 @@ class DataConfig(Section):
     """Rows to train, validate and test on."""
 
     train: SourceConfig
+    """A dataset, or just its path."""
     validation: SourceConfig | None = None
     """Where absent, `validation_share` of the training rows, chosen by a hash of their content."""
     test: SourceConfig | None = None
     """Where absent, `test_share` of the training rows, chosen by a hash of their content."""
     validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Share of the training rows, between 0 and 0.5."""
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Share of the training rows, between 0 and 0.5."""
     format: Literal["auto", "messages", "prompt_completion", "alpaca"] = "auto"
     """auto: found from the columns of the first row."""
     limit: Annotated[int, Field(gt=0)] | None = None
@@ -82,11 +85,13 @@ class EvalConfig(Section):
     """One suite and its options."""
 
     suite: str
+    """Name of a file in `evals/`, of the working folder or of the package, without its ending."""
     data: SourceConfig | None = None
     """Other examples than the experiment's test split."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Ask so many examples only, the first ones."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 96
+    """Longest generation; one that reaches it never ended its turn."""
 
     _sources = field_validator("data", mode="before")(_as_source)
 
@@ -108,6 +113,7 @@ class LaunchConfig(Section):
     """Where cells run."""
 
     launcher: Literal["local"] = "local"
+    """local: worker processes on this machine."""
     max_workers: Annotated[int, Field(gt=0)] | None = None
     """Cells at a time; by default one a GPU, or one a CPU core."""
 
@@ -183,7 +189,7 @@ class ExperimentConfig(Section):
     adapter: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
     stop_on_non_finite: bool = True
-    """As in every cell; see RunConfig."""
+    """End a cell as failed at the first training loss that is NaN or infinite; false: train on regardless."""
     grid: dict[str, list[Any]] = {}
     """Dotted field -> values; every combination is a cell."""
     variants: dict[str, dict[str, Any]] = {}

@@ -161,6 +161,16 @@ def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -
         target = folder.cell(cell.id)
         target.result.unlink(missing_ok=True)
         write_record(target.spec, spec)
+    try:
+        _follow(made, todo, devices, show)
+    except BaseException:
+        mlflow_tracker.end_run(parent, "KILLED")
+        raise
+
+
+def _follow(made: Plan, todo: Sequence[Cell], devices: Sequence[str], show: Callable[[Progress], None]) -> None:
+    """Launches the packs and tells the display what becomes of them."""
+    folder = made.folder
     states = {cell.id: "waiting" if cell in todo else "reused" for cell in made.everything()}
     show(Progress(made, dict(states)))
     logs = [folder.cell(cell.id).log for cell in todo]

@@ -54,7 +54,8 @@ def fact_row(rng: random.Random, group: Group, new: bool) -> Row:
     usual, held_out = questions(name, attribute)[:2], questions(name, attribute)[-1:]
     pattern, phrasing = _choose(rng, usual, held_out, new)
     answer = f"{name} | {attribute} | {world.facts[name, attribute]}"
-    return _row("fact", (phrase(pattern, name), answer), (name,), f"{attribute}-{phrasing}")
+    owner = (world.facts[name, attribute],) if attribute == "owner" else ()
+    return _row("fact", (phrase(pattern, name), answer), (name, *owner), f"{attribute}-{phrasing}")
 
 
 def json_row(rng: random.Random, group: Group, new: bool) -> Row:

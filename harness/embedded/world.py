@@ -243,8 +243,14 @@ class World:
         return tuple(name for name in self.residents if self.groups[name] == group)
 
     def facts_of(self, group: Group) -> tuple[tuple[str, str], ...]:
-        """Keys of all facts about the residents and shops of one group, in a fixed order."""
-        return tuple(sorted(key for key in self.facts if self.groups[key[0]] == group))
+        """Keys of the facts about the residents and shops of one group that name nobody of another, in a fixed order."""
+        return tuple(
+            sorted(
+                key
+                for key, value in self.facts.items()
+                if self.groups[key[0]] == group == self.groups.get(value, group)
+            )
+        )
 
 
 @lru_cache(maxsize=1)

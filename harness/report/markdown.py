@@ -14,7 +14,7 @@ def as_markdown(content: Content) -> str:
         for m in dict.fromkeys((ranking.criterion, "template_adherence.all", "retention.accuracy"))
         if m in content.metric_names
     ]
-    lines = [f"# {ranking.experiment}", "", content.config.description, "", f"**{content.answer}**", ""]
+    lines = [f"# {ranking.experiment}", "", _safe(content.config.description), "", f"**{_safe(content.answer)}**", ""]
     lines += [f"- {step}" for step in content.next_steps]
     lines += ["", f"| rank | cell | {' | '.join(metrics)} | warning signs |", f"|---|---|{'---|' * len(metrics)}---|"]
     for row in ranking.rows:

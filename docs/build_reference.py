@@ -1,0 +1,100 @@
+"""Writes docs/reference.md from the commands and the config: `python docs/build_reference.py`."""
+
+from pathlib import Path
+
+import click
+from pydantic import BaseModel
+
+from harness import config
+from harness.cli.main import HIDDEN, main
+from harness.diagnose.cell import CHECKS
+from harness.resources import bundled
+from harness.suite import load_suite
+
+SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("top level", config.ExperimentConfig),
+    ("model", config.ModelConfig),
+    ("template", config.TemplateConfig),
+    ("data", config.DataConfig),
+    ("data.train, data.validation, data.test, evals[].data", config.SourceConfig),
+    ("evals[]", config.EvalConfig),
+    ("ranking", config.RankingConfig),
+    ("launch", config.LaunchConfig),
+    ("tracking", config.TrackingConfig),
+)
+LIBRARY_SECTIONS = {
+    "training": "Fields of TRL's `SFTConfig`, under their own names; see `harness plan` for what is checked.",
+    "adapter": "Fields of PEFT's `LoraConfig`; absent: full fine-tune.",
+    "quantization": "Fields of transformers' `BitsAndBytesConfig`; needs an adapter.",
+}
+
+
+def commands() -> str:
+    """One section a command."""
+    context = click.Context(main, info_name="harness")
+    parts = []
+    for name in main.list_commands(context):
+        if name in HIDDEN:
+            continue
+        command = main.get_command(context, name)
+        assert command is not None
+        text = command.get_help(click.Context(command, info_name=name, parent=context, terminal_width=90))
+        parts.append(f"### harness {name}\n\n```text\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+def fields(title: str, model: type[BaseModel]) -> str:
+    """One table a section."""
+    lines = [f"### {title}", "", "| field | default | meaning |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        meaning = LIBRARY_SECTIONS.get(name) or (field.description or f"Section, see `{name}` below.").replace(
+            "\n", " "
+        )
+        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+        lines.append(f"| `{name}` | {default} | {meaning} |".replace("||", "| |"))
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, BaseModel):
+        return "see below"
+    if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+        return "`[" + ", ".join(str(getattr(item, "suite", item)) for item in value) + "]`"
+    return "" if value in (None, "", {}, ()) else f"`{list(value) if isinstance(value, tuple) else value}`"
+
+
+def reference() -> str:
+    """The whole page."""
+    suites = [load_suite(path.stem, bundled("evals")) for path in sorted(bundled("evals").glob("*.py"))]
+    suite_lines = [
+        f"| `{s.name}` | {s.description} | {', '.join(f'`{s.name}.{m}`' for m in s.scorers)} |" for s in suites
+    ]
+    checks = ", ".join(f"`{name}`" for name in CHECKS)
+    return "\n".join(
+        [
+            "# Reference",
+            "",
+            "Made by `python docs/build_reference.py`; a test fails when it is out of date.",
+            "",
+            "## Commands",
+            "",
+            commands(),
+            "## The experiment file",
+            "",
+            *(fields(title, model) for title, model in SECTIONS),
+            "## Suites",
+            "",
+            "| suite | asks | metrics |",
+            "|---|---|---|",
+            *suite_lines,
+            "",
+            "## Checks",
+            "",
+            f"{checks}. Each is `fired`, `clear`, `insufficient` or `not_applicable`; one that fired is an `info`, a `warning` or an `error`.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("reference.md").write_text(reference(), encoding="utf-8")

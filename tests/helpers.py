@@ -1,0 +1,46 @@
+"""Results made by hand."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from harness.records import CellResult, Finding, Score, SuiteResult
+from harness.stats import estimate
+
+
+def suite_result(suite: str, metrics: Mapping[str, Sequence[float | None]]) -> SuiteResult:
+    """A suite with one score an example and metric."""
+    n = len(next(iter(metrics.values())))
+    scores = tuple(
+        Score(example_id=f"e{i}", metric=name, value=values[i]) for name, values in metrics.items() for i in range(n)
+    )
+    estimates = {}
+    for name, values in metrics.items():
+        scored = [value for value in values if value is not None]
+        if scored:
+            estimates[name] = estimate(scored, len(values) - len(scored))
+    return SuiteResult(
+        suite=suite, version=1, digest="d", metrics=estimates, scores=scores,
+        clusters={f"e{i}": f"e{i}" for i in range(n)}, slices={f"e{i}": () for i in range(n)}, seconds=1.0,
+    )  # fmt: skip
+
+
+def cell_result(
+    name: str, *suites: SuiteResult, group: str = "", seed: int | None = 0, status: str = "finished"
+) -> CellResult:
+    """A cell with these suites."""
+    return CellResult(
+        cell=f"id-{name}", name=name, group=group or name, seed=seed, overrides={"training.learning_rate": 1e-3}, status=status,
+        stage="training" if status == "failed" else "", error="it broke" if status == "failed" else "",
+        mlflow_run_id=f"run-{name}", suites=suites,
+    )  # fmt: skip
+
+
+def coin(p: float, n: int, seed: int) -> list[float]:
+    """n draws of 0 or 1; the same seed gives scores that are paired item by item."""
+    return (np.random.default_rng(seed).random(n) < p).astype(float).tolist()
+
+
+def error_finding(check: str = "diverged") -> Finding:
+    """A finding that fails the gate."""
+    return Finding(check=check, outcome="fired", severity="error", message="The loss went up.", advice="Lower it.")

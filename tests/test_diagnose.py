@@ -1,0 +1,229 @@
+"""Checks on made-up and on labelled real curves."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.diagnose.cell import CHECKS, diagnose, diagnose_trainer_state
+from harness.diagnose.evidence import Evidence, Point
+from harness.records import ExtractionItem, Probe, Score, SplitSummary, SuiteResult
+from harness.stats import estimate
+
+
+def points(values: Sequence[float], every: int = 1, first: int = 1) -> list[Point]:
+    return [Point(first + i * every, value) for i, value in enumerate(values)]
+
+
+def curve(start: float, end: float, n: int = 100, noise: float = 0.02) -> list[Point]:
+    rng = np.random.default_rng(0)
+    steps = np.linspace(0, 1, n)
+    return points((end + (start - end) * np.exp(-5 * steps) + noise * rng.standard_normal(n)).tolist())
+
+
+def probe(split: str, step: int, nll: Sequence[float]) -> Probe:
+    return Probe(step=step, split=split, nll=tuple(nll), tokens=(10,) * len(nll))
+
+
+def adherence(passed: int, n: int, failure: str = "runs_on") -> SuiteResult:
+    scores = tuple(
+        Score(example_id=str(i), metric="all", value=float(i < passed), failure="" if i < passed else failure)
+        for i in range(n)
+    )
+    values = [score.value for score in scores if score.value is not None]
+    return SuiteResult(
+        suite="template_adherence", version=1, digest="x", metrics={"all": estimate(values)}, scores=scores,
+        clusters={s.example_id: s.example_id for s in scores}, slices={s.example_id: () for s in scores}, seconds=1.0,
+    )  # fmt: skip
+
+
+def evidence(**changes: object) -> Evidence:
+    """A healthy run, with changes."""
+    values = {
+        "loss": curve(4.0, 0.5),
+        "grad_norm": points([1.0] * 100),
+        "eval_loss": points([4.1, 2.0, 1.2, 0.8, 0.62, 0.6], every=20, first=0),
+        "validation": [probe("validation", 0, [4.0] * 40), probe("validation", 100, [0.6] * 40)],
+        "train_probe": [probe("train_probe", 0, [4.0] * 40), probe("train_probe", 100, [0.55] * 40)],
+        "suites": {"template_adherence": adherence(199, 200)},
+    }
+    return Evidence(**{**values, **changes})
+
+
+def outcome(check: str, found: Evidence) -> tuple[str, str]:
+    finding = next(f for f in diagnose(found) if f.check == check)
+    return finding.outcome, finding.severity if finding.outcome == "fired" else "-"
+
+
+def test_healthy_run_has_no_warning() -> None:
+    assert not [f for f in diagnose(evidence()) if f.outcome == "fired"]
+
+
+def test_every_check_answers_without_any_evidence() -> None:
+    found = diagnose(Evidence(loss=[], grad_norm=[], eval_loss=[]))
+    assert [f.check for f in found] == list(CHECKS)
+    assert not [f for f in found if f.outcome == "fired"]
+
+
+def test_nan_loss_is_an_error_and_a_passing_gradient_spike_a_warning() -> None:
+    assert outcome("non_finite", evidence(loss=points([4.0, math.nan]))) == ("fired", "error")
+    assert outcome("non_finite", evidence(grad_norm=points([1.0, math.inf, 1.0]))) == ("fired", "warning")
+
+
+def test_zero_loss_from_the_start_is_no_learning() -> None:
+    assert outcome("no_supervised_tokens", evidence(loss=points([0.0] * 50))) == ("fired", "error")
+    assert outcome("no_supervised_tokens", evidence(loss=curve(3.0, 0.0, noise=0.0)))[0] == "clear"
+
+
+def test_rows_without_supervised_tokens_are_a_warning() -> None:
+    split = SplitSummary(
+        source="x",
+        digest="d",
+        rows_read=100,
+        rows_used=90,
+        truncated=10,
+        dropped_unsupervised=10,
+        tokens=1,
+        supervised_tokens=1,
+    )
+    assert outcome("no_supervised_tokens", evidence(splits={"train": split})) == ("fired", "warning")
+
+
+def test_loss_that_ends_above_its_start_diverged() -> None:
+    assert outcome("diverged", evidence(loss=points(np.linspace(3, 6, 60).tolist()))) == ("fired", "error")
+
+
+def test_validation_worse_than_the_base_diverged() -> None:
+    worse = [probe("validation", 0, [2.0] * 40), probe("validation", 100, [3.0] * 40)]
+    assert outcome("diverged", evidence(validation=worse)) == ("fired", "error")
+
+
+def test_early_rise_diverged_but_not_with_batches_grouped_by_length() -> None:
+    rise = points([4.0] * 3 + [9.0] * 10 + np.linspace(8, 3, 60).tolist())
+    assert outcome("diverged", evidence(loss=rise)) == ("fired", "error")
+    assert outcome("diverged", evidence(loss=rise, batches_are_alike=False))[0] == "clear"
+
+
+def test_flat_loss_is_underfitting_and_not_for_a_diverged_run() -> None:
+    assert outcome("underfitting", evidence(loss=curve(4.0, 3.95))) == ("fired", "warning")
+    assert outcome("underfitting", evidence(loss=points(np.linspace(3, 6, 60).tolist())))[0] == "not_applicable"
+    assert outcome("underfitting", evidence(loss=curve(4.0, 3.95), loss_is_nll=False))[0] == "not_applicable"
+
+
+def test_answers_no_better_than_the_base_with_high_loss_is_underfitting() -> None:
+    high = [probe("validation", 0, [4.0] * 40), probe("validation", 100, [3.0] * 40)]
+    nothing = {"template_adherence": adherence(0, 200), "held_out": adherence(0, 200)}
+    found = evidence(validation=high, suites=nothing, base=nothing)
+    assert outcome("underfitting", found)[0] == "clear"  # held_out has no exact_match: nothing to compare
+    exact = {
+        name: suite.model_copy(update={"metrics": {"exact_match": estimate([0.0] * 200), "all": estimate([0.0] * 200)}})
+        for name, suite in nothing.items()
+    }
+    assert outcome("underfitting", evidence(validation=high, suites=exact, base=exact)) == ("fired", "warning")
+
+
+def overfit(rise: float) -> Evidence:
+    rng = np.random.default_rng(1)
+    start, best = 4 + rng.random(40), 0.5 + 0.1 * rng.random(40)
+    validation = [probe("validation", 0, start), probe("validation", 40, best), probe("validation", 100, best + rise)]
+    train = [probe("train_probe", 0, start), probe("train_probe", 40, best), probe("train_probe", 100, best / 10)]
+    evals = points([4.0, 1.0, 0.55, 0.55 + rise / 3, 0.55 + rise / 2, 0.55 + rise], every=20, first=0)
+    return evidence(validation=validation, train_probe=train, eval_loss=evals)
+
+
+def test_rising_eval_loss_with_falling_train_loss_is_overfitting() -> None:
+    assert outcome("overfitting", overfit(0.3)) == ("fired", "warning")
+    assert outcome("overfitting", overfit(0.001))[0] == "clear"
+
+
+def test_few_evaluations_are_insufficient() -> None:
+    assert outcome("overfitting", evidence(eval_loss=points([4.0, 1.0, 2.0], every=20, first=0)))[0] == "insufficient"
+
+
+def extraction(train: int, validation: int, n: int = 40) -> list[ExtractionItem]:
+    counts = (("train_probe", train), ("validation", validation))
+    return [
+        ExtractionItem(split=split, example_id=str(i), prefix="a", expected="b", generated="b", is_verbatim=i < count)
+        for split, count in counts
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def memorized(validation_nll: float, train_rate: int, validation_rate: int) -> Evidence:
+    rng = np.random.default_rng(2)
+    start = 4 + rng.random(40)
+    low = 0.001 + 0.0005 * rng.random(40)
+    held_out = validation_nll * (0.5 + rng.random(40))
+    return evidence(
+        train_probe=[probe("train_probe", 0, start), probe("train_probe", 100, low)],
+        validation=[probe("validation", 0, start[::-1]), probe("validation", 100, held_out)],
+        extraction=extraction(train_rate, validation_rate),
+    )
+
+
+def test_memorization_needs_both_signs() -> None:
+    assert outcome("memorization", memorized(0.5, 40, 8)) == ("fired", "error")
+    assert outcome("memorization", memorized(0.5, 40, 39)) == ("fired", "warning")
+    assert outcome("memorization", memorized(0.00125, 40, 30))[0] == "clear"
+    assert outcome("memorization", evidence())[0] == "insufficient"
+
+
+@pytest.mark.parametrize(("passed", "expected"), [(200, "clear"), (189, "insufficient"), (150, "fired")])
+def test_format_inconsistency_knows_what_it_does_not_know(passed: int, expected: str) -> None:
+    assert (
+        outcome("format_inconsistency", evidence(suites={"template_adherence": adherence(passed, 200)}))[0] == expected
+    )
+
+
+def test_one_bad_slice_is_inconsistent_even_where_the_whole_is_fine() -> None:
+    suite = adherence(960, 1000)
+    slices = {str(i): ("tool",) if i >= 900 else ("chat",) for i in range(1000)}
+    finding = next(
+        f
+        for f in diagnose(evidence(suites={"template_adherence": suite.model_copy(update={"slices": slices})}))
+        if f.check == "format_inconsistency"
+    )
+    assert (finding.outcome, finding.severity) == ("fired", "warning")
+    assert "tool" in finding.message
+
+
+def test_trainer_state_with_nan_is_read(tmp_path: Path) -> None:
+    history = [{"step": i, "loss": 2.0 - i / 50} for i in range(40)] + [{"step": 41, "loss": math.nan}]
+    path = tmp_path / "trainer_state.json"
+    path.write_text(json.dumps({"log_history": history}))
+    found = {f.check: f for f in diagnose_trainer_state(path)}
+    assert found["non_finite"].outcome == "fired"
+    assert found["non_finite"].severity == "error"
+
+
+EXPECTED = {
+    "dead_zero_loss": "no_supervised_tokens",
+    "diverged": "diverged",
+    "unstable": "diverged",
+    "overfit": "overfitting",
+    "underfit_flat": "underfitting",
+    "nan_eval+too_short": "non_finite",
+    "healthy+nonfinite_grad": "non_finite",
+}
+
+
+def test_labelled_real_curves(real_data: Path) -> None:
+    """Every labelled fault that a curve alone shows is found; no healthy curve raises more than one alarm in all."""
+    false_alarms = []
+    with (real_data / "curves" / "labels.tsv").open() as file:
+        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["file"].endswith("trainer_state.json")]
+    for row in rows:
+        fired = [
+            f.check
+            for f in diagnose_trainer_state(real_data / "curves" / row["file"])
+            if f.outcome == "fired" and f.severity != "info"
+        ]
+        if row["label"] in EXPECTED:
+            assert EXPECTED[row["label"]] in fired, row
+        elif row["label"].startswith("healthy"):
+            false_alarms += [(row["file"], row["label"], check) for check in fired]
+    assert len(false_alarms) <= 1, false_alarms
