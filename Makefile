@@ -22,13 +22,13 @@ test: install
 	$(BIN)/python -m pytest
 
 check: install
-	$(BIN)/ruff format --check harness evals tests benchmarks
-	$(BIN)/ruff check harness evals tests benchmarks
+	$(BIN)/ruff format --check harness evals tests benchmarks docs
+	$(BIN)/ruff check harness evals tests benchmarks docs
 	$(BIN)/mypy
 
 format: install
-	$(BIN)/ruff format harness evals tests benchmarks
-	$(BIN)/ruff check --fix harness evals tests benchmarks
+	$(BIN)/ruff format harness evals tests benchmarks docs
+	$(BIN)/ruff check --fix harness evals tests benchmarks docs
 
 build: install
 	$(BIN)/python -m build

@@ -167,6 +167,7 @@ def test_a_template_that_needs_new_tokens_grows_the_embeddings(real_data: Path) 
 
 def test_hub_layout_is_read_from_a_cache_folder(tmp_path: Path) -> None:
     """A model in the Hub's own cache layout, found by its id and a pinned revision, without network."""
+    import json
     import os
     import shutil
     import subprocess
@@ -179,12 +180,17 @@ def test_hub_layout_is_read_from_a_cache_folder(tmp_path: Path) -> None:
     shutil.copytree(embedded("base"), repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
+    config = {
+        "model": {"name": "someone/tiny", "revision": commit},
+        "template": {"name": "chatml"},
+        "data": {"train": "embedded:train"},
+    }
     code = (
-        "from harness.config import RunConfig; from harness.models.load import check_model, load_base;"
-        "c = RunConfig.model_validate({'model': {'name': 'someone/tiny', 'revision': '%s'}, 'template': {'name': 'chatml'},"
-        "'data': {'train': 'embedded:train'}}); check_model(c.model);"
-        "print(load_base(c, plain_rows=False).model.num_parameters())" % commit
+        "import json, sys; from harness.config import RunConfig; from harness.models.load import check_model, load_base;"
+        "c = RunConfig.model_validate(json.loads(sys.argv[1])); check_model(c.model);"
+        "print(load_base(c, plain_rows=False).model.num_parameters())"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-c", code, json.dumps(config)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "1918656", done.stderr
