@@ -31,7 +31,7 @@ LIBRARY_SECTIONS = {
 
 def commands() -> str:
     """One section a command."""
-    context = click.Context(main, info_name="harness")
+    context = click.Context(main, info_name="harness", **main.context_settings)
     parts = []
     for name in main.list_commands(context):
         if name in HIDDEN:

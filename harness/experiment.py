@@ -5,13 +5,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from harness import preflight
-from harness.config import ExperimentConfig, RunConfig, TemplateConfig, experiment_digest, tracking_uri
+from harness.config import DataConfig, ExperimentConfig, RunConfig, TemplateConfig, experiment_digest, tracking_uri
 from harness.data.splits import data_fingerprint, load_splits
-from harness.diagnose.cell import diagnose_cell, diagnose_trainer_state
+from harness.diagnose.cell import diagnose_cell
 from harness.errors import ConfigError
 from harness.experiment_file import experiment_lines, find_experiment, line_of, load_experiment
 from harness.gates import parse_gate
@@ -19,14 +20,13 @@ from harness.grid import Cell, CellSpec, expand, plan, reference_cell
 from harness.launch import local
 from harness.models.templates import template_text
 from harness.rank import rank
-from harness.records import CellResult, Finding, Ranking
+from harness.records import CellResult, Example, Finding, Ranking
 from harness.report.write import write_reports
 from harness.resources import digest
 from harness.store import (
     CellFolder,
     ExperimentFolder,
     experiment_folder,
-    known_experiments,
     read_record,
     write_record,
     write_text,
@@ -136,12 +136,18 @@ def is_done(made: Plan, cell: Cell) -> bool:
 
 
 def _suite_digests(made: Plan, cell: Cell) -> list[tuple[str, str]]:
-    test = [row.example() for row in load_splits(cell.config.data).test]
+    test = _test_examples(cell.config.data)
     found = []
     for options in made.config.evals:
         suite = load_suite(options.suite)
         found.append((suite.name, suite_digest(suite, options, suite_examples(suite, options, test))))
     return found
+
+
+@lru_cache(maxsize=8)
+def _test_examples(data: DataConfig) -> tuple[Example, ...]:
+    """Cells mostly share their data, which are then read once."""
+    return tuple(row.example() for row in load_splits(data).test)
 
 
 def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -> None:
@@ -173,8 +179,8 @@ def _follow(made: Plan, todo: Sequence[Cell], devices: Sequence[str], show: Call
     folder = made.folder
     states = {cell.id: "waiting" if cell in todo else "reused" for cell in made.everything()}
     show(Progress(made, dict(states)))
-    logs = [folder.cell(cell.id).log for cell in todo]
-    for state in local.launch([[folder.cell(cell.id).path] for cell in todo], logs, devices):
+    packs = [local.PackJob((folder.cell(cell.id).path,), folder.cell(cell.id).log) for cell in todo]
+    for state in local.launch(packs, devices, mlflow_tracker.worker_environment()):
         cell = todo[state.index]
         if state.exit_code is None:
             states[cell.id] = "running"
@@ -265,50 +271,3 @@ def only_trained(made: Plan) -> Plan:
     if not cells:
         raise ConfigError(f"experiment {made.config.name!r} has no trained cells; start it with `harness run`")
     return made._replace(cells=cells, packs=plan(cells))
-
-
-class FoundCell(NamedTuple):
-    """A cell with its folder and findings."""
-
-    result: CellResult
-    folder: CellFolder
-    findings: tuple[Finding, ...]
-
-
-def find_cell(target: str) -> FoundCell:
-    """The cell with this id (or the start of it), name or MLflow run id, among the experiments of the working folder.
-
-    Raises: ConfigError: there is none, or several.
-    """
-    found: list[tuple[ExperimentFolder, CellResult]] = []
-    for name in known_experiments():
-        folder = experiment_folder(name)
-        results = [read_record(path, CellResult) for path in folder.path.glob("cells/*/result.json")]
-        found += [
-            (folder, r)
-            for r in results
-            if target in (r.name, r.mlflow_run_id) or (len(target) >= 4 and r.cell.startswith(target))
-        ]
-    if not found:
-        raise ConfigError(
-            f"{target}: there is no such cell, run or file in this folder; `harness list` and `harness plan EXPERIMENT` name them"
-        )
-    if len(found) > 1:
-        listed = ", ".join(f"{r.name} ({r.cell})" for _, r in found)
-        raise ConfigError(f"{target}: several cells have this name: {listed}; give an id")
-    folder, result = found[0]
-    cell = folder.cell(result.cell)
-    bases = [read_record(p, CellResult) for p in folder.path.glob("cells/*/result.json")]
-    base = next((b for b in bases if b.seed is None and b.status == "finished"), None)
-    return FoundCell(result, cell, diagnose_cell(cell, result, base))
-
-
-def diagnose_target(target: str) -> tuple[Finding, ...]:
-    """Findings of a cell, an MLflow run id or a `trainer_state.json`.
-
-    Raises: HarnessError: there is no such thing, or the file is no trainer state.
-    """
-    path = Path(target)
-    if path.suffix == ".json" or path.is_file():
-        return diagnose_trainer_state(path)
-    return find_cell(target).findings

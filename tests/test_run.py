@@ -204,3 +204,49 @@ def test_checkpoint_loads_with_plain_transformers(ran: Ran) -> None:
     assert "<|im_end|>" in tokenizer.chat_template
     assert tokenizer.pad_token_id != tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert model.num_parameters() == 1_918_656
+
+
+LONG = (
+    YAML.replace("name: tiny", "name: long")
+    .replace("max_steps: 8", "max_steps: 60")
+    .replace("eval_steps: 4", "eval_steps: 10")
+)
+
+
+def test_killed_training_resumes_into_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL in the middle, then the same command: it goes on from the last checkpoint and no step is there twice."""
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "long.yaml").write_text(LONG.replace("  lora:", "  # lora:").replace("  broken:", "  # broken:"))
+    process = subprocess.Popen([sys.executable, "-m", "harness", "run", "long.yaml"], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(
+        tmp_path.glob("mlruns/harness/long/cells/*/checkpoints/checkpoint-[12]0/trainer_state.json")
+    ):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    run_id = next(
+        path
+        for path in tmp_path.glob("mlruns/harness/long/cells/*/mlflow_run_id.txt")
+        if (path.parent / "trace.jsonl").exists()
+    )
+    before = run_id.read_text()
+    assert not (run_id.parent / "train.json").exists()
+
+    done = harness("run", "long.yaml")
+    assert done.exit_code == 0, done.output
+    assert run_id.read_text() == before
+    steps = [
+        json.loads(line)["step"]
+        for line in (run_id.parent / "trace.jsonl").read_text().splitlines()
+        if '"loss"' in line
+    ]
+    assert steps == list(range(1, 61))
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert client.get_run(before).info.status == "FINISHED"

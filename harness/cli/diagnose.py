@@ -6,7 +6,7 @@ import click
 
 from harness.cli.options import json_option
 from harness.cli.tables import findings_table
-from harness.experiment import diagnose_target
+from harness.targets import diagnose_target
 
 
 @click.command("diagnose", short_help="Look for warning signs in a cell, a run or a trainer_state.json.")

@@ -4,7 +4,7 @@ import click
 
 from harness.cli.options import json_option
 from harness.cli.tables import cell_page
-from harness.experiment import find_cell
+from harness.targets import find_cell
 
 
 @click.command("show", short_help="Show one cell: settings, estimates, findings, generations.")

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.experiment import FoundCell, Plan
+from harness.experiment import Plan
 from harness.gates import shown
 from harness.records import Estimate, Finding, Generation, Ranking
 from harness.store import read_lines
+from harness.targets import FoundCell
 
 SHOWN_METRICS = ("held_out.exact_match", "template_adherence.all", "retention.accuracy")
 

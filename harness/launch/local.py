@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
@@ -19,6 +19,14 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 STOP_SECONDS = 15.0
 LIBRARIES = ("harness.pipeline",)
+
+
+@dataclass(frozen=True, slots=True)
+class PackJob:
+    """Cell folders that one process trains, and where its output goes."""
+
+    folders: tuple[Path, ...]
+    log: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +59,13 @@ def _visible_gpus() -> list[str]:
     ]
 
 
-def launch(packs: Sequence[Sequence[Path]], logs: Sequence[Path], devices: Sequence[str]) -> Iterator[PackState]:
+def launch(packs: Sequence[PackJob], devices: Sequence[str], environment: Mapping[str, str]) -> Iterator[PackState]:
     """Runs every pack once a device is free; yields a state whenever one starts (exit code None) or ends.
+
+    Args:
+        packs: what to run, first things first.
+        devices: GPU ids, or empty strings for the CPU; one pack at a time on each.
+        environment: variables of the workers, handed over in memory: they may hold passwords.
 
     On Ctrl-C the workers are asked to stop, so that they end their MLflow runs truthfully.
     """
@@ -66,7 +79,7 @@ def launch(packs: Sequence[Sequence[Path]], logs: Sequence[Path], devices: Seque
             while waiting and free:
                 index, device = waiting.pop(0), free.pop(0)
                 process = context.Process(
-                    target=_work, args=(list(packs[index]), logs[index], device), name=f"pack-{index}"
+                    target=_work, args=(packs[index], device, dict(environment)), name=f"pack-{index}"
                 )
                 with _thread_limit():
                     process.start()
@@ -104,12 +117,13 @@ def _stop(processes: Sequence[ForkServerProcess]) -> None:
             process.kill()
 
 
-def _work(folders: list[Path], log: Path, device: str) -> None:
+def _work(pack: PackJob, device: str, environment: dict[str, str]) -> None:
     """The worker: prints to its log file only, sees its GPU only, ends on SIGTERM as on an exception."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", buffering=1, encoding="utf-8") as file:
+    pack.log.parent.mkdir(parents=True, exist_ok=True)
+    with pack.log.open("a", buffering=1, encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -117,7 +131,7 @@ def _work(folders: list[Path], log: Path, device: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     warnings.simplefilter("ignore")
     run_pack = _pack_runner()
-    sys.exit(0 if run_pack(folders) else 1)
+    sys.exit(0 if run_pack(pack.folders) else 1)
 
 
 def _raise_exit(signum: int, _: object) -> None:

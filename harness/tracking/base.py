@@ -36,30 +36,3 @@ class Tracker(Protocol):
 
     def close(self, status: RunStatus) -> None:
         """Delivers what is waiting and ends the run with a status that is true."""
-
-
-class NullTracker:
-    """Tracks nothing; for code that runs outside an experiment."""
-
-    run_id = ""
-
-    def log_params(self, params: Mapping[str, str]) -> None:
-        """Nothing."""
-
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Nothing."""
-
-    def log_splits(self, splits: Mapping[str, SplitSummary]) -> None:
-        """Nothing."""
-
-    def log_train(self, result: TrainResult, folder: Path) -> None:
-        """Nothing."""
-
-    def log_suite(self, result: SuiteResult, generations: Sequence[Generation]) -> None:
-        """Nothing."""
-
-    def log_failure(self, result: CellResult) -> None:
-        """Nothing."""
-
-    def close(self, status: RunStatus) -> None:
-        """Nothing."""

@@ -26,6 +26,7 @@ UNSAFE_NAME = re.compile(r"[^\w\-. :/]")
 MAX_PARAM_LENGTH = 6000
 MAX_BATCH = 100
 TABLE_ROWS = 1000
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # The UI then opens the experiment as training runs, not as traces of an application.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -38,20 +39,31 @@ def without_password(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
 
 
+def select_store(uri: str | None) -> str:
+    """Chooses the tracking store for this process; returns its URI."""
+    _quiet()
+    import mlflow
+
+    # MLflow's own default, as an absolute path: workers and later commands may stand elsewhere.
+    target = uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    is_in_environment = TRACKING_VARIABLE in os.environ
+    mlflow.set_tracking_uri(target)
+    if not is_in_environment:
+        # MLflow exports what it is told; a choice made for this experiment must not reach the next one.
+        os.environ.pop(TRACKING_VARIABLE, None)
+    return target
+
+
 def connect(uri: str | None, experiment: str) -> str:
-    """Chooses the tracking store for this process and its children, and makes the experiment; returns its id.
+    """Chooses the tracking store and makes the experiment; returns its id.
 
     The parent calls this before any worker starts: a fresh SQLite file migrated by several processes at once breaks.
 
     Raises: StoreError: the store can't be reached.
     """
-    _quiet()
+    target = select_store(uri)
     import mlflow
 
-    target = uri or mlflow.get_tracking_uri()
-    if target == "sqlite:///mlflow.db":
-        target = f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    mlflow.set_tracking_uri(target)
     try:
         found = mlflow.get_experiment_by_name(experiment)
         if found is not None and found.lifecycle_stage == "deleted":
@@ -73,6 +85,11 @@ def _quiet() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.tracking"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def worker_environment() -> dict[str, str]:
+    """What a worker must find in its environment to log to the same store."""
+    return {TRACKING_VARIABLE: current_uri()}
 
 
 def current_uri() -> str:

@@ -1,35 +1,43 @@
 """Starts the stock MLflow UI."""
 
+import os
 import sys
+from collections.abc import Sequence
 
 from harness.errors import StoreError
-from harness.tracking.mlflow_tracker import current_uri
+from harness.tracking.mlflow_tracker import select_store, without_password
 
 
-def ui_command(port: int) -> list[str]:
-    """The command line of `mlflow ui` on this folder's store, bound to this machine alone."""
-    return [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--backend-store-uri",
-        current_uri(),
-    ]
-
-
-def experiment_address(name: str, port: int) -> str:
-    """Where the UI shows an experiment.
+def experiment_addresses(names: Sequence[str], uri: str | None, port: int) -> list[str]:
+    """Where the UI shows each experiment.
 
     Raises: StoreError: MLflow knows no experiment of that name.
     """
+    store = select_store(uri)
     import mlflow
 
-    found = mlflow.get_experiment_by_name(name)
-    if found is None:
-        raise StoreError(f"MLflow at {current_uri()} knows no experiment {name!r}; run it in this folder first")
-    return f"http://127.0.0.1:{port}/#/experiments/{found.experiment_id}/runs"
+    server = store.rstrip("/") if is_server(store) else f"http://127.0.0.1:{port}"
+    addresses = []
+    for name in names:
+        found = mlflow.get_experiment_by_name(name)
+        if found is None:
+            raise StoreError(
+                f"MLflow at {without_password(store)} knows no experiment {name!r}; run it in this folder first"
+            )
+        addresses.append(f"{without_password(server)}/#/experiments/{found.experiment_id}/runs")
+    return addresses
+
+
+def is_server(uri: str | None) -> bool:
+    """Whether the store is a tracking server, which shows its own UI."""
+    return (uri or "").startswith(("http://", "https://"))
+
+
+def become_ui(uri: str | None, port: int) -> None:
+    """Replaces this process by `mlflow ui` on this machine alone, so that whoever stops this one stops it.
+
+    The store travels in the environment: it may hold a password, which the command line would show to everybody.
+    """
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    sys.stdout.flush()
+    os.execve(command[0], command, {**os.environ, "MLFLOW_BACKEND_STORE_URI": select_store(uri)})
