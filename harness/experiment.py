@@ -32,7 +32,7 @@ from harness.store import (
     write_text,
 )
 from harness.suite import load_suite, suite_digest, suite_examples
-from harness.tracking import mlflow_tracker
+from harness.tracking import connection, experiment_run
 
 logger = logging.getLogger(__name__)
 
@@ -152,12 +152,12 @@ def _test_examples(data: DataConfig) -> tuple[Example, ...]:
 
 def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -> None:
     config, folder = made.config, made.folder
-    experiment_id = mlflow_tracker.connect(tracking_uri(config.tracking), config.name)
+    experiment_id = connection.connect(tracking_uri(config.tracking), config.name)
     public = json.loads(config.model_dump_json())
     if config.tracking.uri:
-        public["tracking"]["uri"] = mlflow_tracker.without_password(config.tracking.uri)
+        public["tracking"]["uri"] = connection.without_password(config.tracking.uri)
     write_text(folder.config, json.dumps({"digest": experiment_digest(config), "config": public}))
-    parent = mlflow_tracker.open_parent_run(folder, experiment_id, config.name, public)
+    parent = experiment_run.open_parent_run(folder, experiment_id, config.name, public)
     devices, threads = local.slots(config.launch.max_workers)
     for cell in todo:
         spec = CellSpec(
@@ -170,7 +170,7 @@ def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -
     try:
         _follow(made, todo, devices, show)
     except BaseException:
-        mlflow_tracker.end_run(parent, "KILLED")
+        experiment_run.end_run(parent, "KILLED")
         raise
 
 
@@ -180,7 +180,7 @@ def _follow(made: Plan, todo: Sequence[Cell], devices: Sequence[str], show: Call
     states = {cell.id: "waiting" if cell in todo else "reused" for cell in made.everything()}
     show(Progress(made, dict(states)))
     packs = [local.PackJob((folder.cell(cell.id).path,), folder.cell(cell.id).log) for cell in todo]
-    for state in local.launch(packs, devices, mlflow_tracker.worker_environment()):
+    for state in local.launch(packs, devices, connection.worker_environment()):
         cell = todo[state.index]
         if state.exit_code is None:
             states[cell.id] = "running"
@@ -203,7 +203,7 @@ def _record_death(folder: CellFolder, cell: Cell, exit_code: int) -> None:
     )  # fmt: skip
     write_record(folder.result, result)
     if run_id:
-        mlflow_tracker.end_run(run_id, "FAILED")
+        experiment_run.end_run(run_id, "FAILED")
 
 
 def collect(made: Plan) -> tuple[list[CellResult], list[CellResult], dict[str, tuple[Finding, ...]]]:
@@ -251,14 +251,14 @@ def _log(
     if not made.folder.parent_run_id.exists():
         return
     started = time.monotonic()
-    mlflow_tracker.connect(tracking_uri(made.config.tracking), made.config.name)
+    connection.connect(tracking_uri(made.config.tracking), made.config.name)
     for result in cells:
         if result.mlflow_run_id:
-            mlflow_tracker.log_findings(result.mlflow_run_id, findings[result.cell])
+            experiment_run.log_findings(result.mlflow_run_id, findings[result.cell])
     best = ", ".join(row.name for row in ranking.rows if row.in_best_set) or "none"
     tags = {"harness.best_set": best, "harness.criterion": ranking.criterion}
     parent = made.folder.parent_run_id.read_text().strip()
-    mlflow_tracker.close_parent_run(parent, [*files, made.folder.ranking], tags, failed=failed)
+    experiment_run.close_parent_run(parent, [*files, made.folder.ranking], tags, failed=failed)
     logger.debug("logged findings and report in %.1f s", time.monotonic() - started)
 
 

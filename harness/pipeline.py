@@ -18,7 +18,8 @@ from harness.records import CellResult, Example, Generation, SuiteResult, TrainR
 from harness.store import CellFolder, once, read_lines, read_record, write_lines, write_record, write_text
 from harness.suite import Suite, load_suite, suite_digest, suite_examples
 from harness.tracking.base import Tracker
-from harness.tracking.mlflow_tracker import MlflowTracker, experiment_id_of
+from harness.tracking.connection import experiment_id_of
+from harness.tracking.mlflow_tracker import MlflowTracker
 from harness.train.arguments import planned_steps, trains_on_answers_only
 from harness.train.sft import MAX_PROBE_ROWS, train
 

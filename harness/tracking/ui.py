@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from harness.errors import StoreError
-from harness.tracking.mlflow_tracker import select_store, without_password
+from harness.tracking.connection import select_store, without_password
 
 
 def experiment_addresses(names: Sequence[str], uri: str | None, port: int) -> list[str]:

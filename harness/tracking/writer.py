@@ -2,6 +2,7 @@
 
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# MLflow allows alphanumerics, `_ - . space : /` in names.
+UNSAFE_NAME = re.compile(r"[^\w\-. :/]")
 BATCH_SIZE = 1000
 FLUSH_SECONDS = 2.0
 
