@@ -57,7 +57,7 @@ def mistake(*arguments: str) -> str:
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
     assert sorted(Path.cwd().rglob("*")) == before
-    lines = done.stderr.strip().splitlines()
+    lines = [line for line in done.stderr.strip().splitlines() if "] small: checking 1 cell" not in line]
     assert len(lines) == 1, done.stderr
     return lines[0]
 

@@ -61,6 +61,8 @@ class ProgressDisplay:
         self._live: Live | None = None
 
     def __enter__(self) -> "ProgressDisplay":
+        count = len(self._plan.cells)
+        self._line(f"{self._plan.config.name}: checking {count} cell{'s' if count != 1 else ''}")
         return self
 
     def __exit__(
