@@ -90,7 +90,7 @@ class EvalConfig(Section):
     """Other examples than the experiment's test split."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Ask so many examples only, the first ones."""
-    max_new_tokens: Annotated[int, Field(gt=0)] = 96
+    max_new_tokens: Annotated[int, Field(gt=0)] = 256
     """Longest generation; one that reaches it never ended its turn."""
 
     _sources = field_validator("data", mode="before")(_as_source)

@@ -46,6 +46,7 @@ def evaluate(
     prompts = [
         prompt_ids(loaded.tokenizer, () if as_text else e.messages, _plain(e) if as_text else "") for e in examples
     ]
+    _warn_of_short_limit(suite, loaded, examples, options.max_new_tokens)
     completions = asked.completions(prompts, options.max_new_tokens)
     generations = [
         Generation(
@@ -73,6 +74,15 @@ def evaluate(
         slices={example.id: example.slices for example in examples},
         seconds=seconds,
     )
+
+
+def _warn_of_short_limit(suite: Suite, loaded: LoadedModel, examples: Sequence[Example], max_new_tokens: int) -> None:
+    """A right answer that doesn't fit would count as one that never ends."""
+    lengths = [len(loaded.tokenizer(example.reference, add_special_tokens=False)["input_ids"]) for example in examples]
+    too_long = sum(length >= max_new_tokens for length in lengths)
+    if too_long:
+        logger.warning("%s: %d of %d reference answers don't fit into max_new_tokens %d (the longest has %d tokens)",
+                       suite.name, too_long, len(examples), max_new_tokens, max(lengths))  # fmt: skip
 
 
 def _metrics(suite: Suite, scores: Sequence[Score]) -> dict[str, Estimate]:

@@ -20,7 +20,7 @@ from harness.grid import Cell, CellSpec, expand, plan, reference_cell
 from harness.launch import local
 from harness.models.templates import template_text
 from harness.rank import rank
-from harness.records import CellResult, Example, Finding, Ranking
+from harness.records import CellResult, Example, Exclusion, Finding, Ranking
 from harness.report.write import write_reports
 from harness.resources import digest
 from harness.store import (
@@ -228,7 +228,14 @@ def rank_experiment(made: Plan) -> Ranking:
     cells, references, findings = collect(made)
     if not cells:
         raise ConfigError(f"experiment {made.config.name!r} has no results yet; start it with `harness run`")
-    return rank(made.config.name, made.config.ranking, cells, references, findings)
+    ranking = rank(made.config.name, made.config.ranking, cells, references, findings)
+    done = {result.cell for result in cells}
+    missing = tuple(
+        Exclusion(cell=cell.id, name=cell.name, reason="not trained yet; start it with `harness run`")
+        for cell in made.cells
+        if cell.id not in done
+    )
+    return ranking.model_copy(update={"excluded": (*ranking.excluded, *missing)})
 
 
 def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
