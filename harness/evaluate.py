@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from harness.config import EvalConfig
 from harness.data.tokenize import Tokenized, prompt_ids, tokenized_reference
+from harness.errors import TemplateError
 from harness.models.generate import GENERATION_BATCH_SIZE, Completion, RowLoss, generate, row_losses
 from harness.models.load import LoadedModel
-from harness.records import Estimate, Example, ExtractionItem, Generation, ProbeSplit, Score, SuiteResult
+from harness.records import Estimate, Example, ExtractionItem, Generation, Message, ProbeSplit, Score, SuiteResult
 from harness.stats import estimate
 from harness.store import CellFolder, write_lines
 from harness.suite import Measurement, Suite, suite_digest
@@ -43,8 +44,10 @@ def evaluate(
     started = time.monotonic()
     loaded = asked.loaded
     as_text = suite.ask == "text" or loaded.tokenizer.chat_template is None
+    asked_turns = [() if as_text else _turns(example) for example in examples]
     prompts = [
-        prompt_ids(loaded.tokenizer, () if as_text else e.messages, _plain(e) if as_text else "") for e in examples
+        prompt_ids(loaded.tokenizer, turns, _plain(example))
+        for turns, example in zip(asked_turns, examples, strict=True)
     ]
     _warn_of_short_limit(suite, loaded, examples, options.max_new_tokens)
     completions = asked.completions(prompts, options.max_new_tokens)
@@ -60,7 +63,7 @@ def evaluate(
         for example, prompt, completion in zip(examples, prompts, completions, strict=True)
     ]
     write_lines(folder.generations(suite.name), generations)
-    losses = _reference_losses(loaded, examples, prompts, as_text=as_text) if suite.needs_nll else None
+    losses = _reference_losses(loaded, suite, examples, asked_turns, prompts) if suite.needs_nll else None
     scores = tuple(_scores(suite, examples, generations, losses, loaded.tokens.control_tokens))
     seconds = time.monotonic() - started
     logger.info("%s: %d examples in %.1f s", suite.name, len(examples), seconds)
@@ -96,22 +99,34 @@ def _metrics(suite: Suite, scores: Sequence[Score]) -> dict[str, Estimate]:
     return metrics
 
 
+def _turns(example: Example) -> tuple[Message, ...]:
+    """The turns of a prompt; plain text is the user's turn where there is a template."""
+    return example.messages or (Message(role="user", content=example.text),)
+
+
 def _plain(example: Example) -> str:
     """A prompt without template; turns are joined by line breaks where the model has none."""
     return example.text or "\n".join(turn.content for turn in example.messages)
 
 
 def _reference_losses(
-    loaded: LoadedModel, examples: Sequence[Example], prompts: Sequence[Sequence[int]], *, as_text: bool
+    loaded: LoadedModel,
+    suite: Suite,
+    examples: Sequence[Example],
+    turns: Sequence[tuple[Message, ...]],
+    prompts: Sequence[Sequence[int]],
 ) -> dict[str, RowLoss]:
     rows: list[tuple[str, Tokenized]] = []
-    for example, prompt in zip(examples, prompts, strict=True):
+    for example, asked, prompt in zip(examples, turns, prompts, strict=True):
         # Plain questions end in a colon: the answer follows after a blank, as it does in running text.
-        blank = " " if as_text and not example.text.endswith((" ", "\n")) else ""
-        row = tokenized_reference(
-            loaded.tokenizer, prompt, () if as_text else example.messages, blank + example.reference,
-            loaded.tokens.end_of_turn_id,
-        )  # fmt: skip
+        blank = " " if suite.ask == "text" and not example.text.endswith((" ", "\n")) else ""
+        try:
+            row = tokenized_reference(
+                loaded.tokenizer, prompt, asked, blank + example.reference, loaded.tokens.end_of_turn_id
+            )
+        except TemplateError as error:
+            logger.warning("%s: example %s has no NLL: %s", suite.name, example.id, error)
+            continue
         if len(row.input_ids) <= loaded.context and row.num_supervised:
             rows.append((example.id, row))
     pad = loaded.tokenizer.pad_token_id

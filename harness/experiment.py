@@ -10,14 +10,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness import preflight
-from harness.config import DataConfig, ExperimentConfig, RunConfig, TemplateConfig, experiment_digest, tracking_uri
+from harness.config import (
+    DataConfig,
+    ExperimentConfig,
+    RankingConfig,
+    RunConfig,
+    TemplateConfig,
+    experiment_digest,
+    tracking_uri,
+)
 from harness.data.splits import data_fingerprint, load_splits
 from harness.diagnose.cell import diagnose_cell
 from harness.errors import ConfigError
-from harness.experiment_file import experiment_lines, find_experiment, line_of, load_experiment
-from harness.gates import parse_gate
+from harness.experiment_file import experiment_lines, find_experiment, line_of, load_experiment, resolve_files
+from harness.gates import gate_metric, parse_gate
 from harness.grid import Cell, CellSpec, expand, plan, reference_cell
 from harness.launch import local
+from harness.library_fields import did_you_mean
+from harness.models.load import model_fingerprint
 from harness.models.templates import template_text
 from harness.rank import rank
 from harness.records import CellResult, Example, Exclusion, Finding, Ranking
@@ -73,23 +83,34 @@ def plan_experiment(name: str, overrides: Sequence[str] = ()) -> Plan:
             f"{path}:{line_of(lines, ('grid',))}: grid is empty; list a field with its values or delete the section"
         )
     cells = expand(config, path.parent, _fingerprint, lambda location: f"{path}:{line_of(lines, location)}")
-    return Plan(config, cells, _references(config, cells), plan(cells), experiment_folder(config.name))
+    return Plan(config, cells, _references(config, cells, path.parent), plan(cells), experiment_folder(config.name))
 
 
 def _fingerprint(run: RunConfig) -> str:
-    return digest([data_fingerprint(run.data), template_text(run.template) or run.template.name])
+    model = model_fingerprint(run.model)
+    return digest([data_fingerprint(run.data), template_text(run.template) or run.template.name, model])
 
 
-def _references(config: ExperimentConfig, cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """The untouched base, once for each base model that the cells start from, under the experiment's own template."""
+def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
+    """The untouched base, once for each base model that the cells start from.
+
+    It is asked through the experiment's own template, or through its cells' where the file states none, and is loaded in
+    the precision of its cells.
+    """
     if not config.references:
         return ()
-    models = {cell.config.model.model_dump_json(): cell.config.model for cell in cells}
-    template = TemplateConfig.model_validate(config.template)
+    by_base: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_base.setdefault(cell.base, []).append(cell)
+    sections = {"template": dict(config.template)}
+    resolve_files(sections, folder)
     found = []
-    for model in models.values():
-        run = cells[0].config.model_copy(update={"model": model, "template": template, "training": {}, "adapter": None})
-        name = "base" if len(models) == 1 else f"base: {Path(model.name).name}"
+    for group in by_base.values():
+        first = group[0].config
+        template = TemplateConfig.model_validate(sections["template"]) if config.template else first.template
+        adapter = first.adapter if all(cell.config.adapter is not None for cell in group) else None
+        run = first.model_copy(update={"template": template, "training": {}, "adapter": adapter, "quantization": None})
+        name = "base" if len(by_base) == 1 else f"base: {Path(first.model.name).name}"
         found.append(reference_cell(name, run, _fingerprint(run)))
     return tuple(found)
 
@@ -99,15 +120,37 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, tuple[str, ...]]:
 
     Raises: HarnessError: a suite can't be loaded or asked, or the folder can't be written to.
     """
-    for gate in made.config.ranking.gates:
-        parse_gate(gate)
+    metrics = set()
     for options in made.config.evals:
         suite = load_suite(options.suite)
+        metrics |= {f"{suite.name}.{metric}" for metric in suite.scorers}
         if options.data is not None:
             suite_examples(suite, options, [])
+    _check_ranking(made.config.ranking, metrics)
     if deep:
         made.folder.check_writable()
     return preflight.problems(made.cells, deep=deep)
+
+
+def _check_ranking(ranking: RankingConfig, metrics: set[str]) -> None:
+    """Raises: ConfigError: the criterion or a gate names something that no suite measures."""
+    for text in ranking.gates:
+        parse_gate(text)
+    named = {text: gate_metric(text) for text in ranking.gates} | {"ranking.by": ranking.by}
+    for where, metric in named.items():
+        if metric and metric not in metrics:
+            raise ConfigError(
+                f"{where}: {metric!r} is measured by no suite of evals{did_you_mean(metric, sorted(metrics))}"
+            )
+
+
+def _check_tests(cells: Sequence[Cell]) -> None:
+    """Raises: ConfigError: cells would be asked different test rows, so that they can't be compared."""
+    tests = {tuple(example.model_dump_json() for example in _test_examples(cell.config.data)) for cell in cells}
+    if len(tests) > 1:
+        raise ConfigError(
+            "the cells would be tested on different rows and can't be compared; set data.test to one file for all"
+        )
 
 
 def run_experiment(made: Plan, show: Callable[[Progress], None]) -> tuple[Ranking, bool]:
@@ -120,8 +163,10 @@ def run_experiment(made: Plan, show: Callable[[Progress], None]) -> tuple[Rankin
         found = check_plan(made._replace(cells=tuple(c for c in made.cells if c in todo) or made.cells[:1]), deep=True)
         if any(found.values()):
             raise ConfigError("\n".join(dict.fromkeys(problem for problems in found.values() for problem in problems)))
-        _start(made, todo, show)
-    return finish(made, changed=bool(todo) or not made.folder.report("html").exists())
+        _check_tests(made.cells)
+        with made.folder.lock():
+            _start(made, todo, show)
+    return finish(made, changed=bool(todo))
 
 
 def is_done(made: Plan, cell: Cell) -> bool:
@@ -198,7 +243,7 @@ def _record_death(folder: CellFolder, cell: Cell, exit_code: int) -> None:
     tail = folder.log.read_text(encoding="utf-8", errors="replace")[-4000:] if folder.log.exists() else ""
     run_id = folder.run_id.read_text().strip() if folder.run_id.exists() else ""
     result = CellResult(
-        cell=cell.id, name=cell.name, group=cell.group, seed=cell.seed, overrides=cell.overrides, status="failed",
+        cell=cell.id, name=cell.name, group=cell.group, seed=cell.seed, base=cell.base, overrides=cell.overrides, status="failed",
         stage="worker", error=f"the worker died ({cause}); see {folder.log}", traceback=tail, mlflow_run_id=run_id,
     )  # fmt: skip
     write_record(folder.result, result)
@@ -215,8 +260,10 @@ def collect(made: Plan) -> tuple[list[CellResult], list[CellResult], dict[str, t
 
     references = results(made.references)
     cells = results(made.cells)
-    base = references[0] if references else None
-    findings = {result.cell: diagnose_cell(made.folder.cell(result.cell), result, base) for result in cells}
+    bases = {reference.base: reference for reference in references if reference.status == "finished"}
+    findings = {
+        result.cell: diagnose_cell(made.folder.cell(result.cell), result, bases.get(result.base)) for result in cells
+    }
     return cells, references, findings
 
 
@@ -243,12 +290,17 @@ def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
     ranking = rank_experiment(made)
     cells, references, findings = collect(made)
     no_failure = all(result.status == "finished" for result in (*cells, *references))
-    if not changed:
+    if not changed and made.folder.report("html").exists() and _is_known(made.folder, ranking):
         return ranking, no_failure
     write_record(made.folder.ranking, ranking)
     files = write_reports(made.config, made.folder, ranking, cells, references, findings)
     _log(made, ranking, cells, findings, files, failed=not no_failure)
     return ranking, no_failure
+
+
+def _is_known(folder: ExperimentFolder, ranking: Ranking) -> bool:
+    """Whether the report on disk already says the same."""
+    return folder.ranking.exists() and folder.ranking.read_text(encoding="utf-8") == ranking.model_dump_json()
 
 
 def _log(
@@ -267,6 +319,15 @@ def _log(
     parent = made.folder.parent_run_id.read_text().strip()
     experiment_run.close_parent_run(parent, [*files, made.folder.ranking], tags, failed=failed)
     logger.debug("logged findings and report in %.1f s", time.monotonic() - started)
+
+
+def logged_to(name: str) -> str | None:
+    """The tracking URI that an experiment's file stated when it ran here; None where it stated none, or one with a password."""
+    folder = experiment_folder(name)
+    if not folder.config.exists():
+        return None
+    uri = json.loads(folder.config.read_text(encoding="utf-8"))["config"]["tracking"]["uri"]
+    return uri if uri and "***@" not in uri else None
 
 
 def only_trained(made: Plan) -> Plan:

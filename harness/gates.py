@@ -54,6 +54,12 @@ def parse_gate(text: str) -> Gate:
     )
 
 
+def gate_metric(text: str) -> str:
+    """The metric that a gate looks at; empty where it looks at findings."""
+    found = NOT_WORSE.fullmatch(text.strip()) or THRESHOLD.fullmatch(text.strip())
+    return found["metric"] if found else ""
+
+
 def _no_errors(candidate: Candidate) -> str:
     errors = [f for f in candidate.findings if f.outcome == "fired" and f.severity == "error"]
     return "; ".join(f"{f.check}: {f.message}" for f in errors)

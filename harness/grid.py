@@ -27,6 +27,11 @@ class Cell(Record):
     seed: int | None
     config: RunConfig
 
+    @property
+    def base(self) -> str:
+        """Digest of the base model that the cell starts from."""
+        return digest(self.config.model.model_dump(exclude={"dtype", "attn_implementation"}))
+
 
 class CellSpec(Record):
     """All that a worker needs to know about one cell: its `cell.json`."""

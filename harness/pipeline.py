@@ -31,7 +31,8 @@ def run_pack(folders: Sequence[Path]) -> bool:
 
     A cell that fails leaves a record of where and why; the others go on.
     """
-    return all(run_cell(CellFolder(path)) for path in folders)
+    finished = [run_cell(CellFolder(path)) for path in folders]
+    return all(finished)
 
 
 def run_cell(folder: CellFolder) -> bool:
@@ -40,21 +41,25 @@ def run_cell(folder: CellFolder) -> bool:
     import torch
 
     torch.set_num_threads(spec.num_threads)
-    tracker = MlflowTracker(spec, folder, experiment_id_of(spec.parent_run_id))
     stage = _Stage(folder)
+    tracker: Tracker | None = None
     try:
+        stage.enter("opening the MLflow run")
+        tracker = MlflowTracker(spec, folder, experiment_id_of(spec.parent_run_id))
         result = _work(spec, folder, tracker, stage)
     except BaseException as error:
-        result = _failed(spec, tracker.run_id, stage.name, error)
-        tracker.log_failure(result)
-        tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
+        result = _failed(spec, tracker.run_id if tracker else "", stage.name, error)
+        write_record(folder.result, result)
+        if tracker is not None:
+            tracker.log_failure(result)
+            tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
         if not isinstance(error, Exception):
             raise
         logger.error("%s failed while %s: %s", spec.cell.name, stage.name, error)
-    else:
-        tracker.close("FINISHED")
+        return False
+    tracker.close("FINISHED")
     write_record(folder.result, result)
-    return result.status == "finished"
+    return True
 
 
 class _Stage:
@@ -86,7 +91,14 @@ def _work(spec: CellSpec, folder: CellFolder, tracker: Tracker, stage: _Stage) -
 
 def _identity(spec: CellSpec) -> dict[str, object]:
     cell = spec.cell
-    return {"cell": cell.id, "name": cell.name, "group": cell.group, "seed": cell.seed, "overrides": cell.overrides}
+    return {
+        "cell": cell.id,
+        "name": cell.name,
+        "group": cell.group,
+        "seed": cell.seed,
+        "base": cell.base,
+        "overrides": cell.overrides,
+    }
 
 
 def _failed(spec: CellSpec, run_id: str, stage: str, error: BaseException) -> CellResult:

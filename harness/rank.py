@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from harness.config import RankingConfig
 from harness.errors import ConfigError
 from harness.gates import Candidate, clusters_of, parse_gate, per_example
 from harness.records import CellResult, Estimate, Exclusion, Finding, Ranking, RankingRow, ReferenceRow
-from harness.stats import bootstrap_means, estimate, holm, minimum_detectable_difference, rank_intervals
+from harness.stats import MIN_PAIRS, estimate, holm, minimum_detectable_difference, paired_difference, rank_intervals
 
 LOWER_IS_BETTER = ("nll", "bits_per_byte")
 SEEDS_UNKNOWN = (
@@ -46,17 +47,17 @@ def rank(
         experiment: its name.
         config: criterion, gates, error level.
         cells: results of all cells, failed ones included.
-        references: results of the references; the first is the base that gates compare with.
+        references: results of the references; gates compare a cell with the one that shares its base.
         findings: cell id -> findings.
 
     Raises: ConfigError: a gate can't be parsed, or no cell has the criterion.
     """
     gates = [parse_gate(text) for text in config.gates]
-    base = next((reference for reference in references if reference.status == "finished"), None)
+    bases = {reference.base: reference for reference in references if reference.status == "finished"}
     eligible: list[CellResult] = []
     excluded: list[Exclusion] = []
     for cell in cells:
-        reasons = _reasons(cell, findings.get(cell.cell, ()), base, gates, config.by)
+        reasons = _reasons(cell, findings.get(cell.cell, ()), bases.get(cell.base), gates, config.by)
         if reasons:
             excluded.append(
                 Exclusion(
@@ -111,6 +112,11 @@ def _configs(eligible: Sequence[CellResult], criterion: str) -> tuple[list[_Conf
     sign = -1.0 if criterion.rpartition(".")[2] in LOWER_IS_BETTER else 1.0
     scores = {cell.cell: per_example(cell, criterion) for cell in eligible}
     shared = sorted(set.intersection(*(set(values) for values in scores.values())))
+    if len(shared) < MIN_PAIRS:
+        raise ConfigError(
+            f"the cells share only {len(shared)} scored examples of {criterion}, and {MIN_PAIRS} are needed to compare them; "
+            "set data.test to one file for all cells, or rank by another metric"
+        )
     clusters = clusters_of(eligible[0], criterion)
     groups: dict[str, list[CellResult]] = {}
     for cell in eligible:
@@ -134,14 +140,13 @@ def _rows(
     findings: Mapping[str, Sequence[Finding]],
 ) -> tuple[tuple[RankingRow, ...], float | None]:
     clusters = [cluster for _, cluster in items]
-    draws = _draws(configs, clusters, config.resamples)  # (resamples, num_configs)
-    better = _better_pairs(configs, draws, config.alpha)
+    spread = _spread(configs, clusters)
+    better = _better_pairs(configs, spread, config.alpha)
     intervals = rank_intervals(len(configs), better)
     order = sorted(
         range(len(configs)),
         key=lambda k: (-round(float(configs[k].scores.mean()), 12), _tie_break(configs[k], findings)),
     )
-    sign = -1.0 if config.by.rpartition(".")[2] in LOWER_IS_BETTER else 1.0
     best = order[0]
     rows = tuple(
         RankingRow(
@@ -155,7 +160,7 @@ def _rows(
             mlflow_run_ids=tuple(result.mlflow_run_id for result in configs[k].results),
             metrics=_pooled_metrics(configs[k].results),
             findings=tuple(f for result in configs[k].results for f in findings.get(result.cell, ())),
-            difference_to_best=None if k == best else _difference(configs, draws, k, best, sign),
+            difference_to_best=None if k == best else _difference(configs, clusters, spread, config, (k, best)),
             train_seconds=sum(result.train.seconds for result in configs[k].results if result.train) or None,
         )
         for position, k in enumerate(order)
@@ -166,33 +171,73 @@ def _rows(
     return rows, minimum_detectable_difference(first, second)
 
 
-def _draws(configs: Sequence[_Config], clusters: Sequence[str], resamples: int) -> NDArray[np.float64]:
-    """Bootstrap means of every configuration: the same draw of examples for all, seeds drawn for each."""
-    rng = np.random.default_rng(0)
-    rows = np.concatenate([c.scores for c in configs])  # (all runs, num_items)
-    means = bootstrap_means(rows, clusters, resamples=resamples, seed=0)  # (resamples, all runs)
-    columns, start = [], 0
-    for c in configs:
-        count = len(c.results)
-        weights = rng.multinomial(count, np.full(count, 1 / count), resamples) / count
-        columns.append((means[:, start : start + count] * weights).sum(axis=1))
-        start += count
-    return np.stack(columns, axis=1)
+class _Spread(NamedTuple):
+    """How sure the means of the configurations are."""
+
+    covariance: NDArray[np.float64]
+    """(num_configs, num_configs), of the means."""
+    degrees_of_freedom: float
 
 
-def _better_pairs(configs: Sequence[_Config], draws: NDArray[np.float64], alpha: float) -> list[tuple[int, int]]:
-    """Pairs (i, j) in which i is better than j at the family-wise level, by Holm over two-sided bootstrap p-values."""
+def _spread(configs: Sequence[_Config], clusters: Sequence[str]) -> _Spread:
+    """Variance of the means over examples (clusters) and over training seeds.
+
+    Examples: sample covariance over cluster sums of the seed-averaged scores, factor G / (G - 1). Seeds: their variance
+    within configurations, pooled over configurations, less what the examples alone explain, on the diagonal. With one seed
+    everywhere the seed part is unknown and left out; the caveats say so.
+    """
+    means = np.stack([c.scores.mean(axis=0) for c in configs])  # (num_configs, num_items)
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    num_clusters = int(index.max()) + 1
+    centered = means - means.mean(axis=1, keepdims=True)
+    sums = np.stack([np.bincount(index, weights=row, minlength=num_clusters) for row in centered])
+    covariance = sums @ sums.T * num_clusters / max(num_clusters - 1, 1) / means.shape[1] ** 2
+    repeated = [c.scores for c in configs if len(c.scores) > 1]
+    freedom = float(sum(len(scores) - 1 for scores in repeated))
+    if not freedom:
+        return _Spread(covariance, float(max(num_clusters - 1, 1)))
+    between = sum(float(((s.mean(axis=1) - s.mean()) ** 2).sum()) for s in repeated) / freedom
+    deviations = [s - s.mean(axis=0) - s.mean(axis=1, keepdims=True) + s.mean() for s in repeated]
+    residual = sum(float((d**2).sum()) for d in deviations) / (freedom * (means.shape[1] - 1))
+    pure = max(between - residual / means.shape[1], 0.0)
+    seeds = np.diag([pure / len(c.scores) for c in configs])
+    return _Spread(
+        covariance + seeds, min(freedom, float(max(num_clusters - 1, 1))) if pure else float(max(num_clusters - 1, 1))
+    )
+
+
+def _standard_error(spread: _Spread, i: int, j: int) -> float:
+    c = spread.covariance
+    return float(np.sqrt(max(c[i, i] + c[j, j] - 2 * c[i, j], 0.0)))
+
+
+def _better_pairs(configs: Sequence[_Config], spread: _Spread, alpha: float) -> list[tuple[int, int]]:
+    """Pairs (i, j) in which i is better than j at the family-wise level, by Holm over two-sided t tests."""
+    means = [float(c.scores.mean()) for c in configs]
     p_values = {}
     for i, j in itertools.combinations(range(len(configs)), 2):
-        difference = draws[:, i] - draws[:, j]
-        tail = min((difference <= 0).sum() + 1, (difference >= 0).sum() + 1) / (len(difference) + 1)
-        p_values[i, j] = float(min(1.0, 2 * tail))
-    means = [float(c.scores.mean()) for c in configs]
-    return [
-        (i, j) if means[i] > means[j] else (j, i)
-        for (i, j), p in holm(p_values).items()
-        if p < alpha and means[i] != means[j]
-    ]
+        error = _standard_error(spread, i, j)
+        difference = abs(means[i] - means[j])
+        # Scores without any spread differ surely or not at all.
+        p_values[i, j] = (
+            float(2 * stats.t.sf(difference / error, spread.degrees_of_freedom)) if error else float(not difference)
+        )
+    return [(i, j) if means[i] > means[j] else (j, i) for (i, j), p in holm(p_values).items() if p < alpha]
+
+
+def _difference(
+    configs: Sequence[_Config], clusters: Sequence[str], spread: _Spread, config: RankingConfig, pair: tuple[int, int]
+) -> Estimate:
+    """Difference of a configuration to the best: paired bootstrap with one seed each, else t with the seeds' variance."""
+    k, best = pair
+    sign = -1.0 if config.by.rpartition(".")[2] in LOWER_IS_BETTER else 1.0
+    ours, theirs = configs[k].scores.mean(axis=0), configs[best].scores.mean(axis=0)
+    if max(len(configs[k].scores), len(configs[best].scores)) == 1:
+        paired = paired_difference(sign * ours, sign * theirs, clusters, resamples=config.resamples)
+        return Estimate(value=paired.mean, low=paired.low, high=paired.high, n=len(ours))
+    value = sign * float(ours.mean() - theirs.mean())
+    margin = _standard_error(spread, k, best) * float(stats.t.ppf(0.975, spread.degrees_of_freedom))
+    return Estimate(value=value, low=value - margin, high=value + margin, n=len(ours))
 
 
 def _tie_break(config: _Config, findings: Mapping[str, Sequence[Finding]]) -> tuple[int, float, float]:
@@ -202,12 +247,6 @@ def _tie_break(config: _Config, findings: Mapping[str, Sequence[Finding]]) -> tu
     )
     trained = [result.train for result in config.results if result.train]
     return warnings, sum(t.seconds for t in trained), sum(t.num_trainable_parameters for t in trained)
-
-
-def _difference(configs: Sequence[_Config], draws: NDArray[np.float64], k: int, best: int, sign: float) -> Estimate:
-    low, high = np.quantile(sign * (draws[:, k] - draws[:, best]), [0.025, 0.975])
-    value = sign * float(configs[k].scores.mean() - configs[best].scores.mean())
-    return Estimate(value=value, low=float(low), high=float(high), n=configs[k].scores.shape[1])
 
 
 def _pooled_metrics(results: Sequence[CellResult]) -> dict[str, Estimate]:

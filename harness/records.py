@@ -209,6 +209,8 @@ class CellResult(Record):
     """Digest of the config without its seed: cells that differ in the seed alone share it."""
     seed: int | None
     """None for a reference."""
+    base: str = ""
+    """Digest of the base model: a cell is compared with the reference that shares it."""
     overrides: dict[str, Any]
     status: Literal["finished", "failed"]
     stage: str = ""

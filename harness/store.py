@@ -1,8 +1,10 @@
 """Folders and files of an experiment: the only place that knows paths."""
 
+import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -54,7 +56,8 @@ def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Not splitlines(): a generation may hold U+2028 or U+0085, which JSON leaves as they are.
+    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
     for number, line in enumerate(lines, 1):
         try:
             yield kind.model_validate_json(line)
@@ -181,6 +184,22 @@ class ExperimentFolder:
             raise StoreError(f"{self.path} can't be written: {nearest} is a file; move it out of the way")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise StoreError(f"{self.path} can't be written: no permission for {nearest}; run in another folder")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps a second `harness run` of the same experiment out while one trains.
+
+        Raises: StoreError: another one is at work.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError(
+                    f"{self.path}: another `harness run` of this experiment is at work; wait for it or stop it"
+                ) from error
+            yield
 
 
 def experiment_folder(name: str, root: Path | None = None) -> ExperimentFolder:

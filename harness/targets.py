@@ -41,7 +41,7 @@ def find_cell(target: str) -> FoundCell:
     folder, result = found[0]
     cell = folder.cell(result.cell)
     bases = [read_record(p, CellResult) for p in folder.path.glob("cells/*/result.json")]
-    base = next((b for b in bases if b.seed is None and b.status == "finished"), None)
+    base = next((b for b in bases if b.seed is None and b.status == "finished" and b.base == result.base), None)
     return FoundCell(result, cell, diagnose_cell(cell, result, base))
 
 

@@ -154,3 +154,32 @@ def test_list_names_bundled_experiments(write: Write) -> None:
         "smollm2_smoltalk",
     ]
     assert os.path.isfile("experiment.yaml")
+
+
+@pytest.mark.parametrize(
+    ("ranking", "hint"),
+    [
+        ("{by: held_out.exact_mach}", "ranking.by: 'held_out.exact_mach' is measured by no suite of evals; did you mean held_out.exact_match?"),
+        ("{gates: ['held_out.nil >= 1']}", "'held_out.nil' is measured by no suite of evals; did you mean held_out.nll?"),
+    ],
+)  # fmt: skip
+def test_metric_that_no_suite_measures(write: Write, ranking: str, hint: str) -> None:
+    write(MINIMAL + f"ranking: {ranking}\n")
+    assert hint in mistake("run", "experiment.yaml")
+
+
+def test_cells_with_different_test_rows_are_refused(write: Write) -> None:
+    for name in ("a", "b"):
+        write("".join(f'{{"prompt": "{name}{i}", "completion": "x"}}\n' for i in range(60)), f"{name}.jsonl")
+    write(
+        "name: small\nmodel: {name: embedded:base}\ndata: {train: a.jsonl}\ngrid:\n  data.train: [a.jsonl, b.jsonl]\n"
+    )
+    done = harness("run", "experiment.yaml")
+    assert done.exit_code == 2
+    assert "set data.test to one file for all" in done.stderr
+
+
+def test_template_with_a_syntax_error(write: Write) -> None:
+    write("{% for message in messages %}{{ message.content }", "mine.jinja")
+    write(MINIMAL.replace("name: chatml", "name: mine.jinja"))
+    assert "can't be rendered" in mistake("run", "experiment.yaml")

@@ -108,3 +108,31 @@ def test_limit_takes_the_same_rows_again(write: Write) -> None:
     first, second = (load_splits(config).train for _ in range(2))
     assert len(first) == 10
     assert first == second
+
+
+def test_repeated_held_out_rows_count_once_and_shared_ids_are_refused(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [json.dumps({"prompt": f"question {i}", "completion": "x"}) for i in range(30)]
+    write("\n".join(rows), "train.jsonl")
+    write("\n".join([json.dumps({"prompt": "held out", "completion": "x"})] * 3), "test.jsonl")
+    config = DataConfig(
+        train=SourceConfig(path="train.jsonl"), test=SourceConfig(path="test.jsonl"), validation_share=0.3
+    )
+    assert len(load_splits(config).test) == 1
+    assert "2 held-out rows are exact repetitions" in caplog.text
+    write(
+        "\n".join(json.dumps({"id": 7, "prompt": f"held out {i}", "completion": "x"}) for i in range(2)), "test.jsonl"
+    )
+    with pytest.raises(DataError, match="two different held-out rows have the id '7'"):
+        load_splits(config)
+
+
+def test_validation_and_test_are_told_apart_in_the_fingerprint(write: Write) -> None:
+    from harness.data.splits import data_fingerprint
+
+    write('{"prompt": "a", "completion": "b"}\n', "rows.jsonl")
+    train, other = SourceConfig(path="embedded:train"), SourceConfig(path="rows.jsonl")
+    assert data_fingerprint(DataConfig(train=train, validation=other)) != data_fingerprint(
+        DataConfig(train=train, test=other)
+    )

@@ -194,3 +194,20 @@ def test_hub_layout_is_read_from_a_cache_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, json.dumps(config)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "1918656", done.stderr
+
+
+def test_plain_rows_with_a_template_are_turns_in_training_and_evaluation(base: LoadedModel) -> None:
+    row = Conversation(id="x", prompt="I want 3 roses.", completion="Noted: 3 roses.")
+    assert supervised_text(base, row) == ["Noted: 3 roses.<|im_end|>"]
+    turns = tokenize(
+        row.as_turns(), base.tokenizer, end_of_turn_id=base.tokens.end_of_turn_id, assistant_only=True, max_length=None
+    )
+    plain = tokenize(
+        row, base.tokenizer, end_of_turn_id=base.tokens.end_of_turn_id, assistant_only=True, max_length=None
+    )
+    assert turns == plain
+
+
+def test_a_saved_model_stops_by_itself(base: LoadedModel) -> None:
+    assert base.model.generation_config.eos_token_id == base.stop_ids
+    assert base.tokenizer.eos_token == "<|im_end|>"

@@ -51,3 +51,13 @@ def test_broken_record_says_what_to_do(tmp_path: Path) -> None:
 def test_name_that_leaves_its_folder_is_refused(name: str) -> None:
     with pytest.raises(StoreError, match="can't be a folder"):
         experiment_folder(name)
+
+
+def test_line_separators_inside_a_text_survive(tmp_path: Path) -> None:
+    from harness.records import Generation
+
+    odd = Generation(
+        example_id="e", prompt="a\u2028b", text="c\u0085d", stop_reason="length", prompt_tokens=1, completion_tokens=1
+    )
+    write_lines(tmp_path / "g.jsonl", [odd, odd])
+    assert list(read_lines(tmp_path / "g.jsonl", Generation)) == [odd, odd]

@@ -1,5 +1,6 @@
 """`harness run`."""
 
+import signal
 import sys
 
 import click
@@ -23,6 +24,8 @@ def command(experiment: str, overrides: tuple[str, ...], dry_run: bool) -> None:
 
     Example: harness run quickstart
     """
+    # `kill` and `timeout` then stop the workers too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     made = plan_experiment(experiment, overrides)
     if dry_run:
         print_plan(made, as_json=True)

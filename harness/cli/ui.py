@@ -3,6 +3,7 @@
 import click
 
 from harness.config import TrackingConfig, tracking_uri
+from harness.experiment import logged_to
 from harness.store import known_experiments
 from harness.tracking.ui import become_ui, experiment_addresses, is_server
 
@@ -17,8 +18,8 @@ def command(experiment: str | None, port: int) -> None:
 
     Example: harness ui quickstart
     """
-    uri = tracking_uri(TrackingConfig())
     names = [experiment] if experiment else list(known_experiments())
+    uri = next((found for name in names if (found := logged_to(name))), None) or tracking_uri(TrackingConfig())
     for name, address in zip(names, experiment_addresses(names, uri, port), strict=True):
         click.echo(f"{name}: {address}")
     if not is_server(uri):

@@ -31,6 +31,11 @@ class Conversation(Record):
         """Whether it is prompt and completion, not turns."""
         return not self.messages
 
+    def as_turns(self) -> "Conversation":
+        """A plain prompt as the user's turn and its completion as the assistant's, for a template that was asked for."""
+        turns = (Message(role="user", content=self.prompt), Message(role="assistant", content=self.completion))
+        return self.model_copy(update={"messages": turns, "prompt": "", "completion": ""}) if self.is_plain else self
+
     def example(self) -> Example:
         """The same as an evaluation example: everything up to the last answer, with that answer as reference."""
         shared = {"id": self.id, "slices": self.slices, "cluster": self.cluster, "expect": self.expect}
@@ -118,6 +123,10 @@ def _turns(row: Row, value: object, key: str) -> tuple[Message, ...]:
     for turn in value:
         if not isinstance(turn, Mapping) or not isinstance(turn.get("content"), str) or "role" not in turn:
             raise DataError(f"{row.where}: every turn of {key} needs a role and a text as content")
+        if turn.get("tool_calls"):
+            raise DataError(
+                f"{row.where}: tool_calls are not read yet; write the call into content as the template renders it"
+            )
         if turn["role"] not in ROLES:
             raise DataError(f"{row.where}: the role {turn['role']!r} is not one of {', '.join(ROLES)}")
         turns.append(Message(role=turn["role"], content=turn["content"]))

@@ -34,7 +34,7 @@ def local_path(source: SourceConfig) -> Path | None:
         if not path.is_file():
             raise DataError(f"{source.path}: embedded splits are train, validation, test and retention")
         return path
-    path = Path(source.path)
+    path = Path(source.path).expanduser()
     if path.suffix in FILE_SUFFIXES or path.exists() or source.path.startswith(("/", "./", "../", "~")):
         if not path.is_file():
             raise DataError(f"{source.path}: there is no such data file; check the path")

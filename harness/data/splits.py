@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from harness.config import DataConfig, SourceConfig
 from harness.data.formats import Conversation, conversations
-from harness.data.sources import fingerprint, load_rows, sources
+from harness.data.sources import fingerprint, load_rows
 from harness.errors import DataError
 from harness.resources import digest
 
@@ -25,7 +25,9 @@ class Splits(NamedTuple):
 
 def data_fingerprint(config: DataConfig) -> str:
     """Digest of the content of all sources of a cell."""
-    return digest([fingerprint(source) for source in sources(config.train, config.validation, config.test)])
+    return digest(
+        [fingerprint(source) if source else None for source in (config.train, config.validation, config.test)]
+    )
 
 
 def load_source(source: SourceConfig, config: DataConfig) -> list[Conversation]:
@@ -75,6 +77,7 @@ def load_splits(config: DataConfig) -> Splits:
 
 def _without_overlap(splits: Splits, path: str) -> Splits:
     """Leaves out training and validation rows whose prompt is asked in a later split, else evaluation measures memory."""
+    splits = splits._replace(test=_unique(splits.test, path), validation=_unique(splits.validation, path))
     tested = {_prompt_key(row) for row in splits.test}
     validation = [row for row in splits.validation if _prompt_key(row) not in tested]
     held_out = tested | {_prompt_key(row) for row in validation}
@@ -83,6 +86,22 @@ def _without_overlap(splits: Splits, path: str) -> Splits:
     if num_dropped:
         logger.warning("%s: %d rows have the same prompt as a held-out row and are left out", path, num_dropped)
     return Splits(train, validation, splits.test)
+
+
+def _unique(rows: Sequence[Conversation], path: str) -> list[Conversation]:
+    """Held-out rows without exact repetitions, which would count twice.
+
+    Raises: DataError: different rows share an id.
+    """
+    known: dict[str, Conversation] = {}
+    for row in rows:
+        if known.setdefault(row.id, row) != row:
+            raise DataError(
+                f"{path}: two different held-out rows have the id {row.id!r}; make the ids unique or leave them out"
+            )
+    if len(known) < len(rows):
+        logger.warning("%s: %d held-out rows are exact repetitions and are left out", path, len(rows) - len(known))
+    return list(known.values())
 
 
 def _prompt_key(row: Conversation) -> str:

@@ -69,6 +69,8 @@ def tokenize(
 
     Raises: TemplateError: the template changes earlier turns when later ones follow, so no mask can be derived.
     """
+    if tokenizer.chat_template is not None:
+        row = row.as_turns()
     if row.is_plain:
         prompt = prompt_ids(tokenizer, (), row.prompt)
         completion = [*tokenizer(row.completion, add_special_tokens=False)["input_ids"], end_of_turn_id]

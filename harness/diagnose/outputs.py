@@ -118,7 +118,8 @@ def _membership_auc(evidence: Evidence) -> tuple[float, float, float]:
 def _relative_falls(probes: Sequence[Probe]) -> list[float]:
     """Share of its first NLL that every row has lost."""
     first, last = probes[0], probes[-1]
-    return [(as_float(b) - as_float(a)) / as_float(b) for b, a in zip(first.nll, last.nll, strict=True)]
+    pairs = [(as_float(before), as_float(after)) for before, after in zip(first.nll, last.nll, strict=True)]
+    return [(before - after) / before if before else 0.0 for before, after in pairs]
 
 
 def _difference_low(a: list[float], b: list[float]) -> float:

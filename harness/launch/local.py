@@ -1,10 +1,13 @@
 """Runs packs on this machine: one process a pack, forked from one that has already imported the libraries."""
 
 import contextlib
+import ctypes
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -19,6 +22,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 STOP_SECONDS = 15.0
 LIBRARIES = ("harness.pipeline",)
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +58,12 @@ def _visible_gpus() -> list[str]:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
         return [part for part in listed.split(",") if part.strip() and part.strip() != "-1"]
-    return [path.name for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*"))] and [
-        str(index) for index, _ in enumerate(sorted(Path("/proc/driver/nvidia/gpus").glob("*")))
-    ]
+    found = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    if not found and shutil.which("nvidia-smi"):
+        # WSL and some containers have GPUs without that folder.
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
+        found = sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+    return [str(index) for index in range(found)]
 
 
 def launch(packs: Sequence[PackJob], devices: Sequence[str], environment: Mapping[str, str]) -> Iterator[PackState]:
@@ -128,10 +135,17 @@ def _work(pack: PackJob, device: str, environment: dict[str, str]) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise_exit)
+    _end_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     warnings.simplefilter("ignore")
     run_pack = _pack_runner()
     sys.exit(0 if run_pack(pack.folders) else 1)
+
+
+def _end_with_parent() -> None:
+    """Linux: SIGTERM for this worker when the fork server dies, as it does once `harness run` was killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _raise_exit(signum: int, _: object) -> None:

@@ -1,8 +1,8 @@
 """Batched greedy generation and per-example NLL."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -13,6 +13,7 @@ from harness.records import StopReason
 logger = logging.getLogger(__name__)
 
 GENERATION_BATCH_SIZE = 64
+T = TypeVar("T")
 
 
 class Completion(NamedTuple):
@@ -28,6 +29,20 @@ def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda index: lengths[index], reverse=True)
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def _halving(work: Callable[[Sequence[int]], list[T]], indices: Sequence[int]) -> list[T]:
+    """The work on all indices, in halves where the GPU's memory doesn't hold them at once."""
+    try:
+        return work(indices)
+    except torch.cuda.OutOfMemoryError:
+        if len(indices) == 1:
+            raise
+    # Outside the handler: the exception holds on to the tensors that filled the memory.
+    torch.cuda.empty_cache()
+    middle = len(indices) // 2
+    logger.warning("out of GPU memory with a batch of %d; trying %d", len(indices), middle)
+    return _halving(work, indices[:middle]) + _halving(work, indices[middle:])
 
 
 @torch.inference_mode()
@@ -51,7 +66,9 @@ def generate(
     loaded.model.eval()
     for batch in _batches([len(prompts[index]) for index in fitting], batch_size):
         chosen = [fitting[position] for position in batch]
-        rows = _generate_batch(loaded, [prompts[index] for index in chosen], max_new_tokens)
+        rows = _halving(
+            lambda part: _generate_batch(loaded, [prompts[index] for index in part], max_new_tokens), chosen
+        )
         for index, row in zip(chosen, rows, strict=True):
             completions[index] = _cut(row, loaded)
     return completions
@@ -109,27 +126,34 @@ def row_losses(
     was_training = model.training
     model.eval()
     losses: list[RowLoss | None] = [None] * len(rows)
-    device = next(model.parameters()).device
     for batch in _batches([len(row.input_ids) for row in rows], batch_size):
-        width = max(len(rows[index].input_ids) for index in batch)
-        ids = torch.full((len(batch), width), pad_token_id)
-        labels = torch.full((len(batch), width), IGNORED)
-        mask = torch.zeros((len(batch), width), dtype=torch.long)
-        for position, index in enumerate(batch):
-            length = len(rows[index].input_ids)
-            ids[position, :length] = torch.tensor(rows[index].input_ids)
-            labels[position, :length] = torch.tensor(rows[index].labels)
-            mask[position, :length] = 1
-        logits = (
-            model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[:, :-1].float()
-        )  # (batch, time, vocab)
-        targets = labels[:, 1:].to(device)
-        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-        counts = (targets != IGNORED).sum(1)
-        right = ((logits.argmax(-1) == targets) & (targets != IGNORED)).sum(1)
-        for position, index in enumerate(batch):
-            count = int(counts[position])
-            mean = float(nll[position].sum()) / count if count else float("nan")
-            losses[index] = RowLoss(mean, count, int(right[position]))
+        done = _halving(lambda part: _batch_losses(model, [rows[index] for index in part], pad_token_id), batch)
+        for index, loss in zip(batch, done, strict=True):
+            losses[index] = loss
     model.train(was_training)
     return [loss for loss in losses if loss is not None]
+
+
+def _batch_losses(model: torch.nn.Module, rows: Sequence[Tokenized], pad_token_id: int) -> list[RowLoss]:
+    device = next(model.parameters()).device
+    width = max(len(row.input_ids) for row in rows)
+    ids = torch.full((len(rows), width), pad_token_id)
+    labels = torch.full((len(rows), width), IGNORED)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for position, row in enumerate(rows):
+        length = len(row.input_ids)
+        ids[position, :length] = torch.tensor(row.input_ids)
+        labels[position, :length] = torch.tensor(row.labels)
+        mask[position, :length] = 1
+    logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[:, :-1]  # (batch, time, vocab)
+    targets = labels[:, 1:].to(device)
+    losses = []
+    for position in range(len(rows)):
+        supervised = targets[position] != IGNORED
+        count = int(supervised.sum())
+        # Row by row and only where it counts: float32 logits of a whole batch can be larger than the model.
+        chosen, wanted = logits[position][supervised].float(), targets[position][supervised]
+        total = float(torch.nn.functional.cross_entropy(chosen, wanted, reduction="sum")) if count else float("nan")
+        right = int((chosen.argmax(-1) == wanted).sum())
+        losses.append(RowLoss(total / count if count else float("nan"), count, right))
+    return losses

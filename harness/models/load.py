@@ -1,5 +1,6 @@
 """Loads a base model or a trained checkpoint with its tokenizer, template and special tokens in agreement."""
 
+import hashlib
 import importlib
 import logging
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+FINGERPRINT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,23 @@ def model_source(config: ModelConfig) -> str:
     if looks_local and not (Path(config.name).expanduser() / "config.json").is_file():
         raise ModelError(f"model.name {config.name!r}: there is no model (config.json) in that folder; check the path")
     return str(Path(config.name).expanduser()) if looks_local else config.name
+
+
+def model_fingerprint(config: ModelConfig) -> str:
+    """Digest of a local model's config and of both ends of its weight files; the Hub id and revision of any other.
+
+    Training changes every weight, so the ends of the files tell two models apart without reading gigabytes.
+    """
+    folder = Path(model_source(config))
+    if not folder.is_dir():
+        return f"{config.name}@{config.revision}"
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{path.stat().st_size}".encode() + file.read(FINGERPRINT_BYTES))
+            file.seek(max(0, path.stat().st_size - FINGERPRINT_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
 
 
 def load_tokenizer(config: RunConfig, *, plain_rows: bool) -> tuple["PreTrainedTokenizerBase", TokenPlan]:
@@ -131,12 +151,15 @@ def load_base(config: RunConfig, *, plain_rows: bool) -> LoadedModel:
     torch.manual_seed(0)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    loaded = LoadedModel(model, tokenizer, tokens)
     model.config.pad_token_id = tokenizer.pad_token_id
     if model.generation_config is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
+        # Saved with every checkpoint, so that it stops by itself wherever it is loaded.
+        model.generation_config.eos_token_id = loaded.stop_ids
     if config.quantization is None:
         model.to(choose_device())
-    return LoadedModel(model, tokenizer, tokens)
+    return loaded
 
 
 def _quantization(settings: dict[str, Any]) -> object:
@@ -166,6 +189,9 @@ def load_checkpoint(config: RunConfig, folder: Path, *, plain_rows: bool) -> Loa
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no checkpoint; delete the cell's folder and run again")
     tokenizer, tokens = load_tokenizer(config, plain_rows=plain_rows)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=weight_dtype(config), use_safetensors=True)
+    options: dict[str, Any] = {"dtype": weight_dtype(config), "trust_remote_code": config.model.trust_remote_code}
+    if config.model.attn_implementation:
+        options["attn_implementation"] = config.model.attn_implementation
+    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
     model.to(choose_device())
     return LoadedModel(model, tokenizer, tokens)

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 BUILT_IN = ("chatml", "llama3")
 CONTROL_TOKEN = re.compile(r"<\|[a-z_]+\|>")
-PAD_CANDIDATES = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>")
+PAD_CANDIDATES = ("<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|endoftext|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,15 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", config: TemplateConfig,
     num_added = tokenizer.add_special_tokens({"additional_special_tokens": missing}) if missing else 0
     if num_added:
         logger.info("%d tokens added for the template: %s", num_added, " ".join(missing))
-    end = end_of_turn_id(tokenizer)
-    _choose_pad(tokenizer, end)
+    try:
+        end = end_of_turn_id(tokenizer)
+    except TemplateError:
+        raise
+    except Exception as error:  # jinja2 raises its own errors for a broken template
+        raise TemplateError(f"the chat template {config.name!r} can't be rendered: {error}; mend it") from error
+    num_added += _choose_pad(tokenizer, end)
+    # What a user loads must stop where the harness stopped it.
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     special = {token for token in tokenizer.all_special_tokens if token} | set(needed)
     return TokenPlan(end, tuple(sorted(special - {tokenizer.unk_token})), num_added)
 
@@ -107,13 +114,17 @@ def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     )
 
 
-def _choose_pad(tokenizer: "PreTrainedTokenizerBase", end_of_turn: int) -> None:
-    """Pads with a token that never ends a turn: padding that equals it hides the end of turn from the loss."""
+def _choose_pad(tokenizer: "PreTrainedTokenizerBase", end_of_turn: int) -> int:
+    """Pads with a token that never ends a turn: padding that equals it hides the end of turn from the loss.
+
+    Returns: how many tokens were added.
+    """
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != end_of_turn:
-        return
+        return 0
     vocabulary = tokenizer.get_vocab()
     candidates = [*PAD_CANDIDATES, tokenizer.unk_token, tokenizer.eos_token]
     usable = [token for token in candidates if token in vocabulary and vocabulary[token] != end_of_turn]
-    if not usable:
-        raise TemplateError("the tokenizer has no token to pad with but the end-of-turn token; give it a pad token")
-    tokenizer.pad_token = usable[0]
+    if usable:
+        tokenizer.pad_token = usable[0]
+        return 0
+    return int(tokenizer.add_special_tokens({"pad_token": PAD_CANDIDATES[0]}))

@@ -129,6 +129,10 @@ class MlflowTracker:
             table[column] = [scores.get(row.example_id, {}).get(column) for row in rows]
         table["failure"] = [failures.get(row.example_id, "") for row in rows]
         path = f"generations/{result.suite}.json"
+        known = [file.path for file in self._client.list_artifacts(self.run_id, "generations")]
+        if path in known:
+            # log_table appends; another version of the suite gets a table of its own.
+            path = f"generations/{result.suite}-{result.digest}.json"
         deliver("generations", lambda: self._client.log_table(self.run_id, table, path))
 
     def log_failure(self, result: CellResult) -> None:

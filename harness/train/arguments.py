@@ -14,7 +14,7 @@ from harness.errors import TrainError
 NUM_EVALUATIONS = 10
 
 
-def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path) -> SFTConfig:
+def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path, *, is_resumed: bool) -> SFTConfig:
     """TRL's settings as they will be in force.
 
     Raises: TrainError: TRL refuses the settings.
@@ -29,7 +29,7 @@ def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path) -> 
         "eval_strategy": "steps",
         "eval_steps": every,
         # Step 0 shows where the base stood.
-        "eval_on_start": True,
+        "eval_on_start": not is_resumed,
         "save_strategy": "steps",
         "save_steps": every,
         # Two: the best and the last.

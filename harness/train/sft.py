@@ -154,7 +154,10 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> T
     config = cell.config
     assert cell.seed is not None, "references are not trained"
     loaded = load_base(config, plain_rows=splits.train[0].is_plain)
-    arguments = sft_arguments(config, cell.seed, len(splits.train), folder.checkpoints)
+    resume_from = _last_checkpoint(folder)
+    arguments = sft_arguments(
+        config, cell.seed, len(splits.train), folder.checkpoints, is_resumed=resume_from is not None
+    )
     rows = prepare_rows(config, splits, loaded, arguments.max_length)
     # The adapter's initial weights depend on it.
     torch.manual_seed(cell.seed)
@@ -162,15 +165,14 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> T
     settings = _settings(config, arguments, loaded)
     tracker.log_params(settings)
     tracker.log_splits(rows.summaries)
-    resume_from = _last_checkpoint(folder)
-    _forget_after(folder, resume_from)
+    seconds_before = _forget_after(folder, resume_from)
     logger.info("training %s: %d rows, %d supervised tokens, %d steps planned", cell.name, len(rows.train),
                 rows.summaries["train"].supervised_tokens, planned_steps(config.training, len(rows.train)))  # fmt: skip
     started = time.monotonic()
     with boundary(TrainError, "training"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    return _result(trainer, rows, folder, settings, time.monotonic() - started)
+    return _result(trainer, rows, folder, settings, seconds_before + time.monotonic() - started)
 
 
 def _trainer(
@@ -209,11 +211,16 @@ def _last_checkpoint(folder: CellFolder) -> Path | None:
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _forget_after(folder: CellFolder, checkpoint: Path | None) -> None:
-    """Drops what an interrupted training recorded after its last checkpoint, so that no step is there twice."""
+def _forget_after(folder: CellFolder, checkpoint: Path | None) -> float:
+    """Drops what an interrupted training recorded after its last checkpoint, so that no step is there twice.
+
+    Returns: seconds of training that are kept.
+    """
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1
-    write_lines(folder.trace, [point for point in read_lines(folder.trace, TracePoint) if point.step <= step])
+    kept = [point for point in read_lines(folder.trace, TracePoint) if point.step <= step]
+    write_lines(folder.trace, kept)
     write_lines(folder.probes, [probe for probe in read_lines(folder.probes, Probe) if probe.step <= step])
+    return kept[-1].seconds if kept else 0.0
 
 
 def _settings(config: RunConfig, arguments: SFTConfig, loaded: LoadedModel) -> dict[str, str]:
