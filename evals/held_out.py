@@ -56,6 +56,5 @@ SUITE = Suite(
         "bits_per_byte": bits_per_byte,
     },
     load=load,
-    primary="exact_match",
     needs_nll=True,
 )

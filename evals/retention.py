@@ -54,7 +54,6 @@ SUITE = Suite(
     description="facts that the base knows, asked as plain text before and after",
     scorers={"accuracy": answers_right, "nll": nll},
     load=load,
-    primary="accuracy",
     ask="text",
     needs_nll=True,
 )

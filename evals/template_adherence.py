@@ -38,5 +38,4 @@ SUITE = Suite(
     description="ends its turn, no leaked roles or control tokens, JSON, tool calls and thinking as asked",
     scorers={"all": keeps_to_template, "end_of_turn": ends_its_turn},
     load=load,
-    primary="all",
 )

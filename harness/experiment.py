@@ -5,34 +5,20 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
-from harness import preflight
 from harness.config import (
-    DataConfig,
-    ExperimentConfig,
-    RankingConfig,
-    RunConfig,
-    TemplateConfig,
     experiment_digest,
     tracking_uri,
 )
-from harness.data.splits import data_fingerprint, load_splits
 from harness.diagnose.cell import diagnose_cell
 from harness.errors import ConfigError
-from harness.experiment_file import experiment_lines, find_experiment, line_of, load_experiment, resolve_files
-from harness.gates import gate_metric, parse_gate
-from harness.grid import Cell, CellSpec, expand, plan, reference_cell
+from harness.grid import Cell, CellSpec
 from harness.launch import local
-from harness.library_fields import did_you_mean
-from harness.models.load import model_fingerprint
-from harness.models.templates import template_text
+from harness.plan import Plan, check_plan, check_tests, is_done
 from harness.rank import rank
-from harness.records import CellResult, Example, Exclusion, Finding, Ranking
+from harness.records import CellResult, Exclusion, Finding, Ranking
 from harness.report.write import write_reports
-from harness.resources import digest
 from harness.store import (
     CellFolder,
     ExperimentFolder,
@@ -41,24 +27,9 @@ from harness.store import (
     write_record,
     write_text,
 )
-from harness.suite import load_suite, suite_digest, suite_examples
 from harness.tracking import connection, experiment_run
 
 logger = logging.getLogger(__name__)
-
-
-class Plan(NamedTuple):
-    """What an experiment will do."""
-
-    config: ExperimentConfig
-    cells: tuple[Cell, ...]
-    references: tuple[Cell, ...]
-    packs: tuple[tuple[str, ...], ...]
-    folder: ExperimentFolder
-
-    def everything(self) -> tuple[Cell, ...]:
-        """References first: they take the least time and every finding is read against them."""
-        return (*self.references, *self.cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,89 +39,6 @@ class Progress:
     plan: Plan
     states: Mapping[str, str]
     """Cell id -> waiting | running | finished | failed | reused."""
-
-
-def plan_experiment(name: str, overrides: Sequence[str] = ()) -> Plan:
-    """Every cell of an experiment, checked as far as that goes without its model.
-
-    Raises: ConfigError: the file or any cell is wrong.
-    """
-    path = find_experiment(name)
-    config = load_experiment(path, overrides)
-    lines = experiment_lines(path)
-    if "grid" in config.model_fields_set and not config.grid:
-        raise ConfigError(
-            f"{path}:{line_of(lines, ('grid',))}: grid is empty; list a field with its values or delete the section"
-        )
-    cells = expand(config, path.parent, _fingerprint, lambda location: f"{path}:{line_of(lines, location)}")
-    return Plan(config, cells, _references(config, cells, path.parent), plan(cells), experiment_folder(config.name))
-
-
-def _fingerprint(run: RunConfig) -> str:
-    model = model_fingerprint(run.model)
-    return digest([data_fingerprint(run.data), template_text(run.template) or run.template.name, model])
-
-
-def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
-    """The untouched base, once for each base model that the cells start from.
-
-    It is asked through the experiment's own template, or through its cells' where the file states none, and is loaded in
-    the precision of its cells.
-    """
-    if not config.references:
-        return ()
-    by_base: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_base.setdefault(cell.base, []).append(cell)
-    sections = {"template": dict(config.template)}
-    resolve_files(sections, folder)
-    found = []
-    for group in by_base.values():
-        first = group[0].config
-        template = TemplateConfig.model_validate(sections["template"]) if config.template else first.template
-        adapter = first.adapter if all(cell.config.adapter is not None for cell in group) else None
-        run = first.model_copy(update={"template": template, "training": {}, "adapter": adapter, "quantization": None})
-        name = "base" if len(by_base) == 1 else f"base: {Path(first.model.name).name}"
-        found.append(reference_cell(name, run, _fingerprint(run)))
-    return tuple(found)
-
-
-def check_plan(made: Plan, *, deep: bool) -> Mapping[str, tuple[str, ...]]:
-    """Cell id -> problems, suites and the folder included.
-
-    Raises: HarnessError: a suite can't be loaded or asked, or the folder can't be written to.
-    """
-    metrics = set()
-    for options in made.config.evals:
-        suite = load_suite(options.suite)
-        metrics |= {f"{suite.name}.{metric}" for metric in suite.scorers}
-        if options.data is not None:
-            suite_examples(suite, options, [])
-    _check_ranking(made.config.ranking, metrics)
-    if deep:
-        made.folder.check_writable()
-    return preflight.problems(made.cells, deep=deep)
-
-
-def _check_ranking(ranking: RankingConfig, metrics: set[str]) -> None:
-    """Raises: ConfigError: the criterion or a gate names something that no suite measures."""
-    for text in ranking.gates:
-        parse_gate(text)
-    named = {text: gate_metric(text) for text in ranking.gates} | {"ranking.by": ranking.by}
-    for where, metric in named.items():
-        if metric and metric not in metrics:
-            raise ConfigError(
-                f"{where}: {metric!r} is measured by no suite of evals{did_you_mean(metric, sorted(metrics))}"
-            )
-
-
-def _check_tests(cells: Sequence[Cell]) -> None:
-    """Raises: ConfigError: cells would be asked different test rows, so that they can't be compared."""
-    tests = {tuple(example.model_dump_json() for example in _test_examples(cell.config.data)) for cell in cells}
-    if len(tests) > 1:
-        raise ConfigError(
-            "the cells would be tested on different rows and can't be compared; set data.test to one file for all"
-        )
 
 
 def run_experiment(made: Plan, show: Callable[[Progress], None]) -> tuple[Ranking, bool]:
@@ -163,36 +51,10 @@ def run_experiment(made: Plan, show: Callable[[Progress], None]) -> tuple[Rankin
         found = check_plan(made._replace(cells=tuple(c for c in made.cells if c in todo) or made.cells[:1]), deep=True)
         if any(found.values()):
             raise ConfigError("\n".join(dict.fromkeys(problem for problems in found.values() for problem in problems)))
-        _check_tests(made.cells)
+        check_tests(made.cells)
         with made.folder.lock():
             _start(made, todo, show)
     return finish(made, changed=bool(todo))
-
-
-def is_done(made: Plan, cell: Cell) -> bool:
-    """Whether a finished result is there that answers to today's suites."""
-    folder = made.folder.cell(cell.id)
-    if not folder.result.exists() or not folder.spec.exists():
-        return False
-    result = read_record(folder.result, CellResult)
-    return result.status == "finished" and {(s.suite, s.digest) for s in result.suites} == set(
-        _suite_digests(made, cell)
-    )
-
-
-def _suite_digests(made: Plan, cell: Cell) -> list[tuple[str, str]]:
-    test = _test_examples(cell.config.data)
-    found = []
-    for options in made.config.evals:
-        suite = load_suite(options.suite)
-        found.append((suite.name, suite_digest(suite, options, suite_examples(suite, options, test))))
-    return found
-
-
-@lru_cache(maxsize=8)
-def _test_examples(data: DataConfig) -> tuple[Example, ...]:
-    """Cells mostly share their data, which are then read once."""
-    return tuple(row.example() for row in load_splits(data).test)
 
 
 def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -> None:
@@ -328,14 +190,3 @@ def logged_to(name: str) -> str | None:
         return None
     uri = json.loads(folder.config.read_text(encoding="utf-8"))["config"]["tracking"]["uri"]
     return uri if uri and "***@" not in uri else None
-
-
-def only_trained(made: Plan) -> Plan:
-    """The same plan with the cells whose training is done.
-
-    Raises: ConfigError: there are none.
-    """
-    cells = tuple(cell for cell in made.cells if (made.folder.cell(cell.id).path / "train.json").exists())
-    if not cells:
-        raise ConfigError(f"experiment {made.config.name!r} has no trained cells; start it with `harness run`")
-    return made._replace(cells=cells, packs=plan(cells))

@@ -42,8 +42,6 @@ class Suite:
     """Metric -> scorer. A scorer that gives None leaves the example out: the metric doesn't apply to it."""
     load: Callable[[Sequence[Example], EvalConfig], Sequence[Example]]
     """Examples to ask, from the experiment's test split and the options in the YAML."""
-    primary: str
-    """The metric that stands for the suite in a table."""
     ask: Ask = "chat"
     """`chat`: through the template the cell was trained with; `text`: as it stands, without any template."""
     needs_nll: bool = False

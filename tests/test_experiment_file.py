@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError, HarnessError
-from harness.experiment import plan_experiment
 from harness.experiment_file import find_experiment, load_experiment
+from harness.plan import plan_experiment
 from harness.resources import bundled
 from tests.conftest import MINIMAL
 

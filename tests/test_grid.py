@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError
-from harness.experiment import plan_experiment
+from harness.plan import plan_experiment
 from tests.conftest import MINIMAL
 
 Write = Callable[..., Path]

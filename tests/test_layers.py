@@ -13,7 +13,7 @@ LAYERS = {
     "grid": 3, "suite": 2, "store": 2, "data": 2, "gates": 2,
     "models": 3, "tracking": 4, "rank": 3, "report": 3, "launch": 3,
     "train": 5, "evaluate": 4, "diagnose": 4, "preflight": 4,
-    "pipeline": 6, "experiment": 7, "targets": 5, "cli": 8, "__main__": 9,
+    "pipeline": 6, "plan": 6, "experiment": 7, "targets": 5, "cli": 8, "__main__": 9,
     "embedded": 9,
 }  # fmt: skip
 HEAVY = {

@@ -7,7 +7,8 @@ import click
 from harness.cli.options import experiment_argument
 from harness.cli.progress import ProgressDisplay
 from harness.cli.tables import print_outcome
-from harness.experiment import only_trained, plan_experiment, run_experiment
+from harness.experiment import run_experiment
+from harness.plan import only_trained, plan_experiment
 
 
 @click.command("evaluate", short_help="Evaluate trained cells with the suites of the file as it is now.")

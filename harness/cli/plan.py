@@ -7,7 +7,7 @@ import click
 
 from harness.cli.options import experiment_argument, json_option
 from harness.cli.tables import plan_table
-from harness.experiment import Plan, check_plan, plan_experiment
+from harness.plan import Plan, check_plan, plan_experiment
 
 
 def plan_json(made: Plan, problems: dict[str, tuple[str, ...]]) -> str:

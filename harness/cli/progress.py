@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from harness.experiment import Plan, Progress
+from harness.experiment import Progress
+from harness.plan import Plan
 from harness.records import TracePoint
 from harness.store import CellFolder
 

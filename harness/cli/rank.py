@@ -4,7 +4,8 @@ import click
 
 from harness.cli.options import experiment_argument, json_option
 from harness.cli.tables import ranking_json, ranking_table
-from harness.experiment import plan_experiment, rank_experiment
+from harness.experiment import rank_experiment
+from harness.plan import plan_experiment
 
 
 @click.command("rank", short_help="Rank an experiment from its records.")

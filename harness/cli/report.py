@@ -3,7 +3,8 @@
 import click
 
 from harness.cli.options import experiment_argument
-from harness.experiment import finish, plan_experiment
+from harness.experiment import finish
+from harness.plan import plan_experiment
 
 
 @click.command("report", short_help="Write the report of an experiment from its records.")

@@ -9,7 +9,8 @@ from harness.cli.options import experiment_argument
 from harness.cli.plan import print_plan
 from harness.cli.progress import ProgressDisplay
 from harness.cli.tables import print_outcome
-from harness.experiment import plan_experiment, run_experiment
+from harness.experiment import run_experiment
+from harness.plan import plan_experiment
 
 
 @click.command("run", short_help="Train, evaluate, diagnose and rank an experiment.")

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.experiment import Plan
 from harness.gates import shown
+from harness.plan import Plan
 from harness.records import Estimate, Finding, Generation, Ranking
 from harness.store import read_lines
 from harness.targets import FoundCell

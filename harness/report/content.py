@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from harness.config import ExperimentConfig
 from harness.gates import per_example
-from harness.records import CellResult, Estimate, Finding, Generation, Ranking, TracePoint
+from harness.records import CellResult, Finding, Generation, Ranking, TracePoint
 from harness.store import CellFolder, ExperimentFolder, read_lines
 
 MAX_SHOWN_EXAMPLES = 12
@@ -52,11 +52,6 @@ class Content(NamedTuple):
     differing: list[str]
     """Settings in force that differ between cells although nobody swept them."""
     environment: dict[str, str]
-
-
-def shown_value(estimate: Estimate) -> str:
-    """`0.912` with as many digits as carry meaning."""
-    return f"{estimate.value:.3f}"
 
 
 def gather(
