@@ -20,7 +20,12 @@ SEEDS_UNKNOWN = (
     "not of these configurations. List more `seeds` to rank configurations."
 )
 SEEDS_FEW = (
-    "Intervals resample training seeds and test examples together; with {} seeds a single winner is seldom found."
+    "The order takes the noise of training seeds and of test examples into account; with {} seeds a single winner is seldom "
+    "found. The intervals of single values are over examples alone."
+)
+TOO_FEW = (
+    "Only {} examples were scored for every cell, and {} are needed to compare: no difference is claimed. Look for prompts that "
+    "are too long for a model's context, or raise `limit`."
 )
 SELECTED = "The best score was selected on the examples it is stated for, so it is optimistic."
 
@@ -83,7 +88,7 @@ def rank(
         references=tuple(ReferenceRow(name=r.name, metrics=r.metrics()) for r in references if r.status == "finished"),
         num_examples=len(items),
         minimum_detectable_difference=difference,
-        caveats=_caveats(configs),
+        caveats=_caveats(configs, len(items)),
     )
 
 
@@ -112,11 +117,6 @@ def _configs(eligible: Sequence[CellResult], criterion: str) -> tuple[list[_Conf
     sign = -1.0 if criterion.rpartition(".")[2] in LOWER_IS_BETTER else 1.0
     scores = {cell.cell: per_example(cell, criterion) for cell in eligible}
     shared = sorted(set.intersection(*(set(values) for values in scores.values())))
-    if len(shared) < MIN_PAIRS:
-        raise ConfigError(
-            f"the cells share only {len(shared)} scored examples of {criterion}, and {MIN_PAIRS} are needed to compare them; "
-            "set data.test to one file for all cells, or rank by another metric"
-        )
     clusters = clusters_of(eligible[0], criterion)
     groups: dict[str, list[CellResult]] = {}
     for cell in eligible:
@@ -125,12 +125,19 @@ def _configs(eligible: Sequence[CellResult], criterion: str) -> tuple[list[_Conf
         _Config(
             results[0].name.rpartition(",seed=")[0] or results[0].name,
             results,
-            sign * np.array([[scores[result.cell][item] for item in shared] for result in results]),
+            sign * _score_matrix([scores[result.cell] for result in results], shared),
         )
         for results in groups.values()
     ]
     configs.sort(key=lambda c: -float(c.scores.mean()))
     return configs, [(item, clusters.get(item, item)) for item in shared]
+
+
+def _score_matrix(runs: Sequence[Mapping[str, float]], shared: Sequence[str]) -> NDArray[np.float64]:
+    """Scores of the shared items; the mean of each run's own items where too few are shared to compare anything."""
+    if len(shared) < MIN_PAIRS:
+        return np.array([[float(np.mean(list(run.values())))] for run in runs])
+    return np.array([[run[item] for item in shared] for run in runs])
 
 
 def _rows(
@@ -140,8 +147,8 @@ def _rows(
     findings: Mapping[str, Sequence[Finding]],
 ) -> tuple[tuple[RankingRow, ...], float | None]:
     clusters = [cluster for _, cluster in items]
-    spread = _spread(configs, clusters)
-    better = _better_pairs(configs, spread, config.alpha)
+    spread = _spread(configs, clusters) if len(items) >= MIN_PAIRS else None
+    better = _better_pairs(configs, spread, config.alpha) if spread else []
     intervals = rank_intervals(len(configs), better)
     order = sorted(
         range(len(configs)),
@@ -160,12 +167,14 @@ def _rows(
             mlflow_run_ids=tuple(result.mlflow_run_id for result in configs[k].results),
             metrics=_pooled_metrics(configs[k].results),
             findings=tuple(f for result in configs[k].results for f in findings.get(result.cell, ())),
-            difference_to_best=None if k == best else _difference(configs, clusters, spread, config, (k, best)),
+            difference_to_best=_difference(configs, clusters, spread, config, (k, best))
+            if spread and k != best
+            else None,
             train_seconds=sum(result.train.seconds for result in configs[k].results if result.train) or None,
         )
         for position, k in enumerate(order)
     )
-    if len(configs) < 2:
+    if len(configs) < 2 or not spread:
         return rows, None
     first, second = (configs[k].scores.mean(axis=0) for k in order[:2])
     return rows, minimum_detectable_difference(first, second)
@@ -263,9 +272,11 @@ def _pooled_metrics(results: Sequence[CellResult]) -> dict[str, Estimate]:
     return pooled
 
 
-def _caveats(configs: Sequence[_Config]) -> tuple[str, ...]:
+def _caveats(configs: Sequence[_Config], num_examples: int) -> tuple[str, ...]:
     if not configs:
         return ()
+    if num_examples < MIN_PAIRS:
+        return (TOO_FEW.format(num_examples, MIN_PAIRS),)
     fewest = min(len(c.results) for c in configs)
     seeds = SEEDS_UNKNOWN if fewest == 1 else SEEDS_FEW.format(fewest)
     return (seeds, SELECTED) if len(configs) > 1 else (seeds,)

@@ -178,14 +178,19 @@ def test_a_large_grid_can_have_a_winner() -> None:
     assert rows[-1].rank_interval[0] > 12
 
 
-def test_cells_asked_different_examples_are_not_compared() -> None:
-    other = cell_result("b", held_out([1.0] * 20))
-    suite = other.suites[0]
-    renamed = suite.model_copy(
-        update={"scores": tuple(s.model_copy(update={"example_id": f"x{s.example_id}"}) for s in suite.scores)}
+@pytest.mark.parametrize("num_shared", [0, 4])
+def test_too_few_shared_examples_claim_nothing(num_shared: int) -> None:
+    good, bad = cell_result("a", held_out([1.0] * 20)), cell_result("b", held_out([0.0] * 20))
+    suite = bad.suites[0]
+    scores = tuple(
+        s if int(s.example_id[1:]) < num_shared else s.model_copy(update={"example_id": f"x{s.example_id}"})
+        for s in suite.scores
     )
-    with pytest.raises(ConfigError, match="share only 0 scored examples"):
-        ranked([cell_result("a", held_out([1.0] * 20)), other.model_copy(update={"suites": (renamed,)})])
+    result = ranked([good, bad.model_copy(update={"suites": (suite.model_copy(update={"scores": scores}),)})])
+    assert [(row.name, row.rank_interval) for row in result.rows] == [("a", (1, 2)), ("b", (1, 2))]
+    assert result.rows[1].difference_to_best is None
+    assert result.minimum_detectable_difference is None
+    assert f"Only {num_shared} examples were scored for every cell" in result.caveats[0]
 
 
 def test_a_cell_is_compared_with_its_own_base() -> None:

@@ -94,6 +94,8 @@ def test_a_cell_run_holds_settings_curves_estimates_and_generations(ran: Ran) ->
     assert params["adapter.lora_alpha"] == "8"
     assert params["training.max_steps"] == "8"
     assert params["training.assistant_only_loss"] == "True"
+    assert params["environment.trl"]
+    assert "environment.git_commit" in params
     history = ran.client.get_metric_history(run.info.run_id, "loss")
     assert [metric.step for metric in history] == list(range(1, 9))
     assert {0, 4, 8} == {metric.step for metric in ran.client.get_metric_history(run.info.run_id, "eval_loss")}

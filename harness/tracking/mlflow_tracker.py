@@ -87,6 +87,9 @@ class MlflowTracker:
         if result.peak_memory_gib is not None:
             totals["peak_memory_gib"] = result.peak_memory_gib
         self.log_metrics(totals, result.steps)
+        self.log_params({f"environment.{name}": value for name, value in result.environment.items()})
+        commit = result.environment.get("git_commit", "")
+        deliver("commit", lambda: self._client.set_tag(self.run_id, "mlflow.source.git.commit", commit))
         for kind, relative in result.checkpoints.items():
             deliver("checkpoints", partial(self._log_checkpoint, kind, folder / relative, result))
 
