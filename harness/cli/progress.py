@@ -55,6 +55,8 @@ class ProgressDisplay:
         self._console = Console(stderr=True)
         self._states: dict[str, str] = {}
         self._started = time.monotonic()
+        # Most workers seen at once: right after one ended, fewer are running than can.
+        self._width = 1
         self._begun: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
         self._stop = threading.Event()
@@ -80,6 +82,7 @@ class ProgressDisplay:
         """A worker started or ended."""
         before, self._states = self._states, dict(progress.states)
         now = time.monotonic()
+        self._width = max(self._width, sum(state == "running" for state in self._states.values()))
         for cell_id, state in self._states.items():
             if state == before.get(cell_id):
                 continue
@@ -146,7 +149,7 @@ class ProgressDisplay:
         waiting = sum(state == "waiting" for state in self._states.values())
         now = time.monotonic()
         rest = sum(max(0.0, each - (now - self._begun[cell_id])) for cell_id in running)
-        return (rest + waiting * each) / max(1, len(running))
+        return (rest + waiting * each) / self._width
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, title=self._summary(), title_justify="left", title_style="bold")
