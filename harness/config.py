@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness.library_fields import FieldSet, lora_config_fields, quantization_fields, sft_config_fields
-from harness.resources import digest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -246,11 +245,6 @@ class ExperimentConfig(Section):
     def base_run(self) -> dict[str, Any]:
         """The sections that every cell starts from, as plain data."""
         return {name: getattr(self, name) for name in RunConfig.model_fields}
-
-
-def experiment_digest(config: ExperimentConfig) -> str:
-    """12 hex digits of the whole experiment."""
-    return digest(config.model_dump(mode="json"))
 
 
 def tracking_uri(config: TrackingConfig) -> str | None:

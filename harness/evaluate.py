@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from harness.config import EvalConfig
 from harness.data.tokenize import Tokenized, prompt_ids, tokenized_reference
 from harness.errors import TemplateError
-from harness.models.generate import GENERATION_BATCH_SIZE, Completion, RowLoss, generate, row_losses
+from harness.models.generate import Completion, RowLoss, generate, row_losses
 from harness.models.load import LoadedModel
 from harness.records import Estimate, Example, ExtractionItem, Generation, Message, ProbeSplit, Score, SuiteResult
 from harness.stats import estimate
@@ -16,7 +16,6 @@ from harness.suite import Measurement, Suite, suite_digest
 
 logger = logging.getLogger(__name__)
 
-MAX_EXTRACTION_ROWS = 100
 MIN_EXTRACTION_TOKENS = 4
 NLL_BATCH_SIZE = 32
 
@@ -167,11 +166,11 @@ def extract(loaded: LoadedModel, train: Sequence[Tokenized], validation: Sequenc
     items: list[ExtractionItem] = []
     probed: tuple[tuple[ProbeSplit, Sequence[Tokenized]], ...] = (("train_probe", train), ("validation", validation))
     for split, rows in probed:
-        cut = [(row, _last_answer(row)) for row in rows[:MAX_EXTRACTION_ROWS]]
+        cut = [(row, _last_answer(row)) for row in rows]
         usable = [(row, start, stop) for row, (start, stop) in cut if stop - start >= MIN_EXTRACTION_TOKENS]
         halves = [(row, (start + stop) // 2, stop) for row, start, stop in usable]
         prompts = [row.input_ids[:middle] for row, middle, _ in halves]
-        completions = generate(loaded, prompts, max_new_tokens=50, batch_size=GENERATION_BATCH_SIZE)
+        completions = generate(loaded, prompts, max_new_tokens=50)
         decode = loaded.tokenizer.decode
         for (row, middle, stop), (_, start, _), completion in zip(halves, usable, completions, strict=True):
             expected = row.input_ids[middle:stop][:50]

@@ -1,16 +1,12 @@
 """From an experiment file to a report: plan, preflight, launch, collect, rank."""
 
 import json
-import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from harness.config import (
-    experiment_digest,
-    tracking_uri,
-)
+from harness.config import tracking_uri
 from harness.diagnose.cell import diagnose_cell
 from harness.errors import ConfigError
 from harness.grid import Cell, CellSpec
@@ -28,8 +24,6 @@ from harness.store import (
     write_text,
 )
 from harness.tracking import connection, experiment_run
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +57,7 @@ def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -
     public = json.loads(config.model_dump_json())
     if config.tracking.uri:
         public["tracking"]["uri"] = connection.without_password(config.tracking.uri)
-    write_text(folder.config, json.dumps({"digest": experiment_digest(config), "config": public}))
+    write_text(folder.config, json.dumps({"config": public}))
     parent = experiment_run.open_parent_run(folder, experiment_id, config.name, public)
     devices, threads = local.slots(config.launch.max_workers)
     for cell in todo:
@@ -113,8 +107,20 @@ def _record_death(folder: CellFolder, cell: Cell, exit_code: int) -> None:
         experiment_run.end_run(run_id, "FAILED")
 
 
-def collect(made: Plan) -> tuple[list[CellResult], list[CellResult], dict[str, tuple[Finding, ...]]]:
-    """Results of the cells, results of the references, and the findings of every cell, from records alone."""
+class Collected(NamedTuple):
+    """All that is known of an experiment."""
+
+    cells: list[CellResult]
+    references: list[CellResult]
+    findings: dict[str, tuple[Finding, ...]]
+    """Cell id -> findings."""
+
+
+def collect(made: Plan) -> Collected:
+    """Results and findings, from records alone.
+
+    Raises: ConfigError: no cell has been run.
+    """
 
     def results(cells: Sequence[Cell]) -> list[CellResult]:
         files = [made.folder.cell(cell.id).result for cell in cells]
@@ -122,23 +128,19 @@ def collect(made: Plan) -> tuple[list[CellResult], list[CellResult], dict[str, t
 
     references = results(made.references)
     cells = results(made.cells)
+    if not cells:
+        raise ConfigError(f"experiment {made.config.name!r} has no results yet; start it with `harness run`")
     bases = {reference.base: reference for reference in references if reference.status == "finished"}
     findings = {
         result.cell: diagnose_cell(made.folder.cell(result.cell), result, bases.get(result.base)) for result in cells
     }
-    return cells, references, findings
+    return Collected(cells, references, findings)
 
 
-def rank_experiment(made: Plan) -> Ranking:
-    """The ranking, from records alone.
-
-    Raises: ConfigError: no cell has been run.
-    """
-    cells, references, findings = collect(made)
-    if not cells:
-        raise ConfigError(f"experiment {made.config.name!r} has no results yet; start it with `harness run`")
-    ranking = rank(made.config.name, made.config.ranking, cells, references, findings)
-    done = {result.cell for result in cells}
+def rank_experiment(made: Plan, collected: Collected) -> Ranking:
+    """The ranking; cells without a result are listed as not trained yet."""
+    ranking = rank(made.config.name, made.config.ranking, *collected)
+    done = {result.cell for result in collected.cells}
     missing = tuple(
         Exclusion(cell=cell.id, name=cell.name, reason="not trained yet; start it with `harness run`")
         for cell in made.cells
@@ -149,8 +151,9 @@ def rank_experiment(made: Plan) -> Ranking:
 
 def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
     """Diagnoses, ranks, writes the report, and logs all of it to MLflow where something changed."""
-    ranking = rank_experiment(made)
-    cells, references, findings = collect(made)
+    collected = collect(made)
+    ranking = rank_experiment(made, collected)
+    cells, references, findings = collected
     no_failure = all(result.status == "finished" for result in (*cells, *references))
     if not changed and made.folder.report("html").exists() and _is_known(made.folder, ranking):
         return ranking, no_failure
@@ -171,7 +174,6 @@ def _log(
 ) -> None:  # fmt: skip
     if not made.folder.parent_run_id.exists():
         return
-    started = time.monotonic()
     connection.connect(tracking_uri(made.config.tracking), made.config.name)
     for result in cells:
         if result.mlflow_run_id:
@@ -180,7 +182,6 @@ def _log(
     tags = {"harness.best_set": best, "harness.criterion": ranking.criterion}
     parent = made.folder.parent_run_id.read_text().strip()
     experiment_run.close_parent_run(parent, [*files, made.folder.ranking], tags, failed=failed)
-    logger.debug("logged findings and report in %.1f s", time.monotonic() - started)
 
 
 def logged_to(name: str) -> str | None:

@@ -124,17 +124,15 @@ def is_done(made: Plan, cell: Cell) -> bool:
     if not folder.result.exists() or not folder.spec.exists():
         return False
     result = read_record(folder.result, CellResult)
-    return result.status == "finished" and {(s.suite, s.digest) for s in result.suites} == set(
-        _suite_digests(made, cell)
-    )
+    return result.status == "finished" and {(s.suite, s.digest) for s in result.suites} == _suite_digests(made, cell)
 
 
-def _suite_digests(made: Plan, cell: Cell) -> list[tuple[str, str]]:
+def _suite_digests(made: Plan, cell: Cell) -> set[tuple[str, str]]:
     test = _test_examples(cell.config.data)
-    found = []
+    found = set()
     for options in made.config.evals:
         suite = load_suite(options.suite)
-        found.append((suite.name, suite_digest(suite, options, suite_examples(suite, options, test))))
+        found.add((suite.name, suite_digest(suite, options, suite_examples(suite, options, test))))
     return found
 
 

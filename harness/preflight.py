@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from harness.data.splits import Splits, load_splits
+from harness.data.sources import local_path
+from harness.data.splits import load_splits
 from harness.data.tokenize import tokenize
 from harness.errors import DataError, HarnessError
 from harness.grid import Cell
@@ -12,21 +13,15 @@ from harness.models.templates import template_text
 NUM_ROWS = 20
 
 
-def check_files(cell: Cell) -> Splits | None:
+def check_files(cell: Cell) -> None:
     """What can be checked without transformers: local data and the template file.
 
     Raises: HarnessError: one of them is missing or broken.
     """
     template_text(cell.config.template)
-    return load_splits(cell.config.data) if is_local(cell) else None
-
-
-def is_local(cell: Cell) -> bool:
-    """Whether all data are files."""
-    from harness.data.sources import local_path, sources
-
     data = cell.config.data
-    return all(local_path(source) is not None for source in sources(data.train, data.validation, data.test))
+    if all(local_path(source) is not None for source in (data.train, data.validation, data.test) if source):
+        load_splits(data)
 
 
 def check_cell(cell: Cell) -> None:

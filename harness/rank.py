@@ -10,7 +10,7 @@ from scipy import stats
 
 from harness.config import RankingConfig
 from harness.errors import ConfigError
-from harness.gates import Candidate, clusters_of, parse_gate, per_example
+from harness.gates import Candidate, Gate, clusters_of, parse_gate, per_example
 from harness.records import CellResult, Estimate, Exclusion, Finding, Ranking, RankingRow, ReferenceRow
 from harness.stats import MIN_PAIRS, estimate, holm, minimum_detectable_difference, paired_difference, rank_intervals
 
@@ -93,12 +93,12 @@ def rank(
 
 
 def _reasons(
-    cell: CellResult, findings: Sequence[Finding], base: CellResult | None, gates: Sequence[object], criterion: str
+    cell: CellResult, findings: Sequence[Finding], base: CellResult | None, gates: Sequence[Gate], criterion: str
 ) -> list[str]:
     if cell.status == "failed":
         return [f"failed while {cell.stage}: {cell.error}"]
     candidate = Candidate(cell, findings, base)
-    reasons = [reason for gate in gates if callable(gate) and (reason := gate(candidate))]
+    reasons = [reason for gate in gates if (reason := gate(candidate))]
     if not per_example(cell, criterion):
         reasons.append(f"{criterion} was not measured")
     return reasons
@@ -110,11 +110,16 @@ def _check_criterion(criterion: str, cells: Sequence[CellResult]) -> None:
         raise ConfigError(f"ranking.by {criterion!r} is no metric of this experiment; choose one of {', '.join(known)}")
 
 
+def _sign(criterion: str) -> float:
+    """-1 where less is better, so that more is better everywhere inside the ranking."""
+    return -1.0 if criterion.rpartition(".")[2] in LOWER_IS_BETTER else 1.0
+
+
 def _configs(eligible: Sequence[CellResult], criterion: str) -> tuple[list[_Config], list[tuple[str, str]]]:
-    """Configurations in descending order of their mean, and the (id, cluster) of the items that all of them share."""
+    """Configurations in the order of the file, and the (id, cluster) of the items that all of them share."""
     if not eligible:
         return [], []
-    sign = -1.0 if criterion.rpartition(".")[2] in LOWER_IS_BETTER else 1.0
+    sign = _sign(criterion)
     scores = {cell.cell: per_example(cell, criterion) for cell in eligible}
     shared = sorted(set.intersection(*(set(values) for values in scores.values())))
     clusters = clusters_of(eligible[0], criterion)
@@ -129,7 +134,6 @@ def _configs(eligible: Sequence[CellResult], criterion: str) -> tuple[list[_Conf
         )
         for results in groups.values()
     ]
-    configs.sort(key=lambda c: -float(c.scores.mean()))
     return configs, [(item, clusters.get(item, item)) for item in shared]
 
 
@@ -201,18 +205,17 @@ def _spread(configs: Sequence[_Config], clusters: Sequence[str]) -> _Spread:
     centered = means - means.mean(axis=1, keepdims=True)
     sums = np.stack([np.bincount(index, weights=row, minlength=num_clusters) for row in centered])
     covariance = sums @ sums.T * num_clusters / max(num_clusters - 1, 1) / means.shape[1] ** 2
+    freedom_of_items = float(max(num_clusters - 1, 1))
     repeated = [c.scores for c in configs if len(c.scores) > 1]
     freedom = float(sum(len(scores) - 1 for scores in repeated))
     if not freedom:
-        return _Spread(covariance, float(max(num_clusters - 1, 1)))
+        return _Spread(covariance, freedom_of_items)
     between = sum(float(((s.mean(axis=1) - s.mean()) ** 2).sum()) for s in repeated) / freedom
     deviations = [s - s.mean(axis=0) - s.mean(axis=1, keepdims=True) + s.mean() for s in repeated]
     residual = sum(float((d**2).sum()) for d in deviations) / (freedom * (means.shape[1] - 1))
     pure = max(between - residual / means.shape[1], 0.0)
     seeds = np.diag([pure / len(c.scores) for c in configs])
-    return _Spread(
-        covariance + seeds, min(freedom, float(max(num_clusters - 1, 1))) if pure else float(max(num_clusters - 1, 1))
-    )
+    return _Spread(covariance + seeds, min(freedom, freedom_of_items) if pure else freedom_of_items)
 
 
 def _standard_error(spread: _Spread, i: int, j: int) -> float:
@@ -239,7 +242,7 @@ def _difference(
 ) -> Estimate:
     """Difference of a configuration to the best: paired bootstrap with one seed each, else t with the seeds' variance."""
     k, best = pair
-    sign = -1.0 if config.by.rpartition(".")[2] in LOWER_IS_BETTER else 1.0
+    sign = _sign(config.by)
     ours, theirs = configs[k].scores.mean(axis=0), configs[best].scores.mean(axis=0)
     if max(len(configs[k].scores), len(configs[best].scores)) == 1:
         paired = paired_difference(sign * ours, sign * theirs, clusters, resamples=config.resamples)
@@ -251,9 +254,7 @@ def _difference(
 
 def _tie_break(config: _Config, findings: Mapping[str, Sequence[Finding]]) -> tuple[int, float, float]:
     """Fewer warnings, then less training time, then fewer trainable parameters."""
-    warnings = sum(
-        f.outcome == "fired" and f.severity != "info" for r in config.results for f in findings.get(r.cell, ())
-    )
+    warnings = sum(f.is_warning for r in config.results for f in findings.get(r.cell, ()))
     trained = [result.train for result in config.results if result.train]
     return warnings, sum(t.seconds for t in trained), sum(t.num_trainable_parameters for t in trained)
 

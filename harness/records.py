@@ -1,6 +1,7 @@
 """Records that cross a file: what one stage writes and another reads."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -198,6 +199,16 @@ class Finding(Record):
     """Where the threshold comes from."""
     evidence: tuple[str, ...] = ()
     """Steps, examples or strings that show it."""
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether it fired as more than an info."""
+        return self.outcome == "fired" and self.severity != "info"
+
+
+def warning_names(findings: Iterable[Finding]) -> str:
+    """The checks that fired as more than an info, once each, as `diverged, memorization`."""
+    return ", ".join(dict.fromkeys(finding.check for finding in findings if finding.is_warning))
 
 
 class CellResult(Record):

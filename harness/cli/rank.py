@@ -4,7 +4,7 @@ import click
 
 from harness.cli.options import experiment_argument, json_option
 from harness.cli.tables import ranking_json, ranking_table
-from harness.experiment import rank_experiment
+from harness.experiment import collect, rank_experiment
 from harness.plan import plan_experiment
 
 
@@ -23,5 +23,6 @@ def command(experiment: str, overrides: tuple[str, ...], as_json: bool, by: str 
     made = plan_experiment(experiment, overrides)
     changes = ({"by": by} if by else {}) | ({"gates": gates} if gates else {})
     ranked_by = made.config.ranking.model_copy(update=changes)
-    ranking = rank_experiment(made._replace(config=made.config.model_copy(update={"ranking": ranked_by})))
+    changed = made._replace(config=made.config.model_copy(update={"ranking": ranked_by}))
+    ranking = rank_experiment(changed, collect(changed))
     click.echo(ranking_json(ranking)) if as_json else ranking_table(ranking)

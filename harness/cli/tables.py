@@ -11,7 +11,7 @@ from rich.table import Table
 
 from harness.gates import shown
 from harness.plan import Plan
-from harness.records import Estimate, Finding, Generation, Ranking
+from harness.records import Estimate, Finding, Generation, Ranking, warning_names
 from harness.store import read_lines
 from harness.targets import FoundCell
 
@@ -115,10 +115,10 @@ def _notes(console: Console, ranking: Ranking) -> None:
     else:
         console.print("\n[yellow]No cell passed the gates.[/yellow]")
     for row in ranking.rows:
-        if fired := _fired(row.findings):
+        if fired := warning_names(row.findings):
             console.print(f"- [yellow]{escape(row.name)}[/yellow]: {fired}")
     for excluded in ranking.excluded:
-        why = _fired(excluded.findings) or _short(excluded.reason)
+        why = warning_names(excluded.findings) or _short(excluded.reason)
         console.print(f"- not ranked: {escape(excluded.name)}: {escape(why)}")
     if ranking.minimum_detectable_difference is not None:
         console.print(
@@ -137,11 +137,6 @@ def _values(metrics: Mapping[str, Estimate], names: Sequence[str]) -> list[str]:
     return [
         f"{metrics[n].value:.3f} ±{(metrics[n].high - metrics[n].low) / 2:.3f}" if n in metrics else "" for n in names
     ]
-
-
-def _fired(findings: Sequence[Finding]) -> str:
-    names = dict.fromkeys(f.check for f in findings if f.outcome == "fired" and f.severity != "info")
-    return ", ".join(names)
 
 
 def print_outcome(made: Plan, ranking: Ranking) -> None:

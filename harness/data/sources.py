@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,8 +123,3 @@ def _load_hub_rows(source: SourceConfig) -> list[Row]:
         ) from error
     logger.info("%s: %d rows from the Hub", source.path, len(dataset))
     return [Row(f"{source.path}[{index}]", row) for index, row in enumerate(dataset)]
-
-
-def sources(*candidates: SourceConfig | None) -> Sequence[SourceConfig]:
-    """Those that are given."""
-    return [source for source in candidates if source is not None]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from harness.config import ExperimentConfig
-from harness.gates import per_example
+from harness.gates import per_example, shown
 from harness.records import CellResult, Finding, Generation, Ranking, TracePoint
 from harness.store import CellFolder, ExperimentFolder, read_lines
 
@@ -84,7 +84,7 @@ def answer_sentence(ranking: Ranking) -> str:
         return "No cell passed the gates, so nothing is recommended."
     top = best[0]
     value = top.metrics[ranking.criterion]
-    number = f"{ranking.criterion} {value.value:.3f} [{value.low:.3f}, {value.high:.3f}], n = {value.n}"
+    number = f"{ranking.criterion} {shown(value)}, n = {value.n}"
     if len(best) == 1:
         others = len(ranking.rows) - 1
         versus = (

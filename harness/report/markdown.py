@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from harness.records import Estimate, Finding
+from harness.gates import shown
+from harness.records import Estimate, warning_names
 from harness.report.content import Content
 
 
@@ -21,9 +22,10 @@ def as_markdown(content: Content) -> str:
         low, high = row.rank_interval
         place = str(low) if low == high else f"{low}-{high}"
         name = f"**{_safe(row.name)}**" if row.in_best_set else _safe(row.name)
-        lines.append(f"| {place} | {name} | {_values(row.metrics, metrics)} | {_fired(row.findings)} |")
+        lines.append(f"| {place} | {name} | {_values(row.metrics, metrics)} | {warning_names(row.findings)} |")
     lines += [
-        f"| - | {_safe(e.name)} | {_values(e.metrics, metrics)} | {_fired(e.findings)} |" for e in ranking.excluded
+        f"| - | {_safe(e.name)} | {_values(e.metrics, metrics)} | {warning_names(e.findings)} |"
+        for e in ranking.excluded
     ]
     lines += [f"| ref | {_safe(r.name)} | {_values(r.metrics, metrics)} | |" for r in ranking.references]
     lines += ["", f"n = {ranking.num_examples} examples; values with 95 % intervals; bold: best set.", ""]
@@ -53,10 +55,4 @@ def _safe(text: str) -> str:
 
 
 def _values(metrics: Mapping[str, Estimate], names: Sequence[str]) -> str:
-    return " | ".join(
-        f"{metrics[n].value:.3f} [{metrics[n].low:.3f}, {metrics[n].high:.3f}]" if n in metrics else "" for n in names
-    )
-
-
-def _fired(findings: Sequence[Finding]) -> str:
-    return ", ".join(dict.fromkeys(f.check for f in findings if f.outcome == "fired" and f.severity != "info"))
+    return " | ".join(shown(metrics[name]) if name in metrics else "" for name in names)

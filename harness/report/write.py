@@ -73,7 +73,7 @@ def _metric_name(name: str) -> Markup:
 
 
 def _fired(findings: Sequence[Finding]) -> Markup:
-    shown = {f.check: f.severity for f in findings if f.outcome == "fired" and f.severity != "info"}
+    shown = {f.check: f.severity for f in findings if f.is_warning}
     return Markup(", ").join(
         Markup('<span class="{}">{}</span>').format(severity, check) for check, severity in shown.items()
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.records import Finding
+from harness.records import Finding, warning_names
 from harness.store import ExperimentFolder, write_text
 from harness.tracking.base import RunStatus
 from harness.tracking.connection import client, run_exists, source_tags
@@ -49,8 +49,7 @@ def log_findings(run_id: str, findings: Sequence[Finding]) -> None:
         RunTag(f"harness.finding.{f.check}", f"{f.severity}: {f.message}" if f.outcome == "fired" else f.outcome)
         for f in findings
     ]
-    fired = [f.check for f in findings if f.outcome == "fired" and f.severity != "info"]
-    store.log_batch(run_id, tags=[*tags, RunTag("harness.warnings", ", ".join(fired) or "none")])
+    store.log_batch(run_id, tags=[*tags, RunTag("harness.warnings", warning_names(findings) or "none")])
     store.log_dict(run_id, {"findings": [f.model_dump(mode="json") for f in findings]}, "findings.json")
 
 
