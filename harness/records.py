@@ -29,10 +29,46 @@ def finite_or_name(value: float) -> float | NonFinite:
 
 
 class Message(Record):
-    """One turn."""
+    """One turn, in the fields that chat templates read."""
 
     role: str
-    content: str
+    content: str = ""
+    reasoning_content: str = ""
+    """What an assistant thought before it answered."""
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    """As `{"type": "function", "function": {"name": ..., "arguments": {...}}}`, with an `id` where the data have one."""
+    name: str = ""
+    """Of the tool that a tool's turn comes from."""
+    tool_call_id: str = ""
+    is_supervised: bool = True
+    """False: an assistant's turn that is shown to the model but not learned (`weight: 0` in the data)."""
+
+    def as_turn(self) -> dict[str, Any]:
+        """The turn as `apply_chat_template` takes it, without the fields that are not filled."""
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        for key in ("reasoning_content", "name", "tool_call_id"):
+            if value := getattr(self, key):
+                turn[key] = value
+        return turn | ({"tool_calls": list(self.tool_calls)} if self.tool_calls else {})
+
+
+class TemplateInputs(Record):
+    """What a chat template gets beside the turns."""
+
+    tools: tuple[dict[str, Any], ...] = ()
+    """As `{"type": "function", "function": {"name": ..., "description": ..., "parameters": {...}}}`."""
+    documents: tuple[dict[str, Any], ...] = ()
+    chat_template_kwargs: dict[str, Any] = {}
+    """Variables that the template knows, such as `enable_thinking`."""
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for `apply_chat_template`."""
+        given: dict[str, Any] = dict(self.chat_template_kwargs)
+        if self.tools:
+            given["tools"] = list(self.tools)
+        if self.documents:
+            given["documents"] = list(self.documents)
+        return given
 
 
 class Expectation(Record):
@@ -55,6 +91,9 @@ class Example(Record):
     text: str = ""
     """A prompt asked without any chat template."""
     reference: str
+    answer: Message | None = None
+    """The reference as a turn, where it is more than text: reasoning or tool calls."""
+    inputs: TemplateInputs = TemplateInputs()
     slices: tuple[str, ...] = ()
     cluster: str = ""
     """Examples of one cluster are not independent of each other; empty means a cluster of its own."""

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from harness.data.sources import Row
 from harness.errors import DataError
-from harness.records import Example, Expectation, Message, Record
+from harness.records import Example, Expectation, Message, Record, TemplateInputs
 
 Format = Literal["messages", "prompt_completion", "alpaca"]
 ROLES = ("system", "user", "assistant", "tool")
@@ -22,6 +22,7 @@ class Conversation(Record):
     prompt: str = ""
     """Only where `messages` is empty: text that is trained without a template."""
     completion: str = ""
+    inputs: TemplateInputs = TemplateInputs()
     slices: tuple[str, ...] = ()
     cluster: str = ""
     expect: Expectation = Expectation()
@@ -38,10 +39,18 @@ class Conversation(Record):
 
     def example(self) -> Example:
         """The same as an evaluation example: everything up to the last answer, with that answer as reference."""
-        shared = {"id": self.id, "slices": self.slices, "cluster": self.cluster, "expect": self.expect}
+        shared = {
+            "id": self.id,
+            "slices": self.slices,
+            "cluster": self.cluster,
+            "expect": self.expect,
+            "inputs": self.inputs,
+        }
         if self.is_plain:
             return Example(text=self.prompt, reference=self.completion, **shared)
-        return Example(messages=self.messages[:-1], reference=self.messages[-1].content, **shared)
+        last = self.messages[-1]
+        answer = last if last.tool_calls or last.reasoning_content else None
+        return Example(messages=self.messages[:-1], reference=last.content, answer=answer, **shared)
 
 
 def detect_format(row: Row) -> Format:
