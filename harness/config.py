@@ -40,44 +40,89 @@ class TemplateConfig(Section):
     """auto (the model's own; none for plain prompt/completion rows), model, none, chatml, llama3, or a `.jinja` file."""
 
 
+DataFormat = Literal["auto", "messages", "prompt_completion", "sharegpt", "alpaca", "question_answer", "text"]
+ScoreName = Literal[
+    "answer_words", "length_ratio", "sycophancy", "hedges", "citations", "repetition", "ifd"
+]  # fmt: skip
+
+
 class SourceConfig(Section):
     """One dataset."""
 
     path: str
-    """`.jsonl` or `.json` file, Hub id, or `embedded:train`, `embedded:validation`, `embedded:test`."""
+    """`.jsonl`, `.json`, `.parquet` or `.csv` file, a folder or glob of them, Hub id, or `embedded:train`, `embedded:validation`, `embedded:test`."""
     name: str | None = None
     """Configuration of a Hub dataset."""
     split: str = "train"
     """Split or slice of a Hub dataset, such as `train[:2000]`."""
     revision: str | None = None
     """Commit, tag or branch on the Hub."""
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Share of the mix, relative to the other sources: the largest mix that repeats no row. Without weights: all rows of all sources."""
 
 
-def _as_source(value: object) -> object:
-    return {"path": value} if isinstance(value, str) else value
+class FilterConfig(Section):
+    """Keeps training rows by one of their quality scores; a row without that score is kept."""
+
+    score: ScoreName
+    """`harness data` shows every score of a dataset; `ifd` is computed with the base model."""
+    min: float | None = None
+    """Lowest score that is kept."""
+    max: float | None = None
+    """Highest score that is kept."""
+    top: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the rows that is kept, those with the highest scores."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "FilterConfig":
+        if self.min is None and self.max is None and self.top is None:
+            raise ValueError(f"the filter on {self.score} keeps every row; give it min, max or top")
+        return self
+
+
+def _as_sources(value: object) -> object:
+    items = value if isinstance(value, list | tuple) else [value]
+    return None if value is None else [{"path": item} if isinstance(item, str) else item for item in items]
 
 
 class DataConfig(Section):
     """Rows to train, validate and test on."""
 
-    train: SourceConfig
-    """A dataset, or just its path."""
-    validation: SourceConfig | None = None
+    train: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
+    """A dataset, just its path, or a list of them to mix."""
+    validation: tuple[SourceConfig, ...] | None = None
     """Where absent, `validation_share` of the training rows, chosen by a hash of their content."""
-    test: SourceConfig | None = None
+    test: tuple[SourceConfig, ...] | None = None
     """Where absent, `test_share` of the training rows, chosen by a hash of their content."""
     validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Share of the training rows, between 0 and 0.5."""
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Share of the training rows, between 0 and 0.5."""
-    format: Literal["auto", "messages", "prompt_completion", "alpaca"] = "auto"
+    group_by: str | None = None
+    """Column whose equal values stay in one split, such as a document or a user."""
+    format: DataFormat = "auto"
     """auto: found from the columns of the first row."""
+    text: str | None = None
+    """How the columns of a row become text, such as `"### Question: {question}\\n### Answer: {answer}"`; the last one is the answer."""
+    filter: tuple[FilterConfig, ...] = ()
+    """Which training rows are kept; the others are counted and listed in `dropped.jsonl` of the cell."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Train on so many rows only."""
     shuffle_seed: int = 0
-    """Which rows `limit` takes."""
+    """Which rows `limit` and `weight` take."""
 
-    _sources = field_validator("train", "validation", "test", mode="before")(_as_source)
+    _sources = field_validator("train", "validation", "test", mode="before")(_as_sources)
+
+    @field_validator("train", "validation", "test")
+    @classmethod
+    def _all_or_no_weights(cls, value: tuple[SourceConfig, ...] | None) -> tuple[SourceConfig, ...] | None:
+        if value and len({source.weight is None for source in value}) > 1:
+            raise ValueError("some sources have a weight and some have none; give every source one, or none")
+        return value
+
+
+def _as_source(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
 
 
 class EvalConfig(Section):

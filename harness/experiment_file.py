@@ -151,20 +151,31 @@ def resolve_files(content: dict[str, Any], folder: Path) -> None:
     """
 
     def resolved(value: object) -> object:
-        if isinstance(value, str) and value and not Path(value).exists() and (folder / value).is_file():
-            return str(folder / value)
-        return value
+        if isinstance(value, list):
+            return [resolved(item) for item in value]
+        if not isinstance(value, str) or not value or Path(value).exists() or _matches(Path(), value):
+            return value
+        # A Hub id such as `org/data` must not become a folder that happens to lie beside the file.
+        is_there = (folder / value).is_file() or _matches(folder, value)
+        looks_local = value.startswith("./") and (folder / value).exists()
+        return str(folder / value) if is_there or looks_local else value
 
     def within(section: object, *keys: str) -> None:
-        for key in keys:
-            if isinstance(section, dict) and key in section:
-                within(section[key], "path")
-                section[key] = resolved(section[key])
+        for item in section if isinstance(section, list) else [section]:
+            for key in keys:
+                if isinstance(item, dict) and key in item:
+                    within(item[key], "path")
+                    item[key] = resolved(item[key])
 
     within(content.get("template"), "name")
     within(content.get("data"), "train", "validation", "test")
     for suite in content.get("evals") or []:
         within(suite, "data")
+
+
+def _matches(folder: Path, pattern: str) -> bool:
+    """Whether a relative glob finds anything."""
+    return "*" in pattern and not Path(pattern).is_absolute() and next(folder.glob(pattern), None) is not None
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Location, str]]:
