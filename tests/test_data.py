@@ -1,4 +1,4 @@
-"""Sources, formats and splits."""
+"""Splits."""
 
 import json
 from collections.abc import Callable
@@ -7,68 +7,10 @@ from pathlib import Path
 import pytest
 
 from harness.config import DataConfig, SourceConfig
-from harness.data.formats import conversations
-from harness.data.sources import Row, load_rows
 from harness.data.splits import load_splits
 from harness.errors import DataError
 
 Write = Callable[..., Path]
-GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
-
-
-def rows_of(*contents: dict) -> list[Row]:
-    return [Row(f"row {i}", content) for i, content in enumerate(contents)]
-
-
-def test_broken_json_line_names_file_and_line(write: Write) -> None:
-    lines = [json.dumps(GOOD)] * 16 + ['{"messages": ['] + [json.dumps(GOOD)] * 3
-    path = write("\n".join(lines), "broken.jsonl")
-    with pytest.raises(DataError, match=r"broken\.jsonl:17: the line isn't valid JSON"):
-        load_rows(SourceConfig(path=str(path)))
-
-
-def test_line_separator_inside_a_string_is_no_line_break(write: Write) -> None:
-    path = write(json.dumps({"prompt": "a\u2028b", "completion": "c"}, ensure_ascii=False), "odd.jsonl")
-    assert len(load_rows(SourceConfig(path=str(path)))) == 1
-
-
-def test_missing_file_is_told(write: Write) -> None:
-    write("", "x.yaml")
-    with pytest.raises(DataError, match="there is no such data file"):
-        load_rows(SourceConfig(path="nothing.jsonl"))
-
-
-def test_alpaca_rows_become_turns() -> None:
-    row = conversations(rows_of({"instruction": "Add.", "input": "1 2", "output": "3", "system": "Be brief."}), "auto")[
-        0
-    ]
-    assert [(t.role, t.content) for t in row.messages] == [
-        ("system", "Be brief."),
-        ("user", "Add.\n1 2"),
-        ("assistant", "3"),
-    ]
-
-
-def test_prompt_completion_stays_plain_text() -> None:
-    row = conversations(rows_of({"prompt": "p", "completion": "c"}), "auto")[0]
-    assert row.is_plain
-    assert row.example().text == "p"
-    assert row.example().reference == "c"
-
-
-def test_preference_rows_are_refused_with_advice() -> None:
-    with pytest.raises(DataError, match="keep the chosen one as `completion`"):
-        conversations(rows_of({"prompt": "p", "chosen": "a", "rejected": "b"}), "auto")
-
-
-def test_unknown_columns_are_named() -> None:
-    with pytest.raises(DataError, match="the columns bar, foo are no known format"):
-        conversations(rows_of({"foo": 1, "bar": 2}), "auto")
-
-
-def test_unknown_role_is_named() -> None:
-    with pytest.raises(DataError, match="the role 'robot'"):
-        conversations(rows_of({"messages": [{"role": "robot", "content": "x"}]}), "auto")
 
 
 def test_no_assistant_turn_is_refused(write: Write) -> None:
@@ -79,7 +21,7 @@ def test_no_assistant_turn_is_refused(write: Write) -> None:
 
 def prompts(path: Path) -> dict[str, str]:
     splits = load_splits(DataConfig(train=SourceConfig(path=str(path))))
-    return {row.prompt: name for name, rows in zip(splits._fields, splits, strict=True) for row in rows}
+    return {row.prompt: name for name in ("train", "validation", "test") for row in getattr(splits, name)}
 
 
 def test_hash_split_is_stable_when_rows_are_added(write: Write) -> None:

@@ -1,23 +1,36 @@
-"""Rows of any known format as conversations."""
+"""Rows of any known format as conversations, and what is wrong with those that can't be learned from."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from harness.config import DataFormat
+from harness.data.layouts import READERS, Body, Columns, Format, format_of, from_template, parse_template
 from harness.data.sources import Row
+from harness.data.turns import NO_INPUTS, parsed, template_inputs
 from harness.errors import DataError
 from harness.records import Example, Expectation, Message, Record, TemplateInputs
 
-Format = Literal["messages", "prompt_completion", "alpaca"]
-ROLES = ("system", "user", "assistant", "tool")
+FaultKind = Literal["broken_row", "preference_pairs", "missing_assistant_turn", "empty_answer", "role_order"]
+PREFERENCE = (
+    "this is preference data (chosen/rejected); SFT needs one answer a row: keep the chosen one as `completion`, "
+    "or train with a preference method such as TRL's DPOTrainer"
+)
+NOTHING, THINKING = Expectation(), Expectation(thinking=True)
 
 
 class Conversation(Record):
     """One row to train on: turns that end with an assistant's, or a plain prompt with its completion."""
 
     id: str
+    index: int = 0
+    """Position of the row in its source, from 0."""
+    where: str = ""
+    """File and line, or dataset and position."""
     messages: tuple[Message, ...] = ()
     prompt: str = ""
     """Only where `messages` is empty: text that is trained without a template."""
@@ -25,6 +38,8 @@ class Conversation(Record):
     inputs: TemplateInputs = TemplateInputs()
     slices: tuple[str, ...] = ()
     cluster: str = ""
+    group: str = ""
+    """Value of `data.group_by`; rows of one group stay in one split."""
     expect: Expectation = Expectation()
 
     @property
@@ -53,108 +68,191 @@ class Conversation(Record):
         return Example(messages=self.messages[:-1], reference=last.content, answer=answer, **shared)
 
 
+class Fault(Record):
+    """One row that is left out, and why."""
+
+    index: int
+    """Position of the row in its source, from 0."""
+    where: str
+    kind: FaultKind
+    message: str
+    """One sentence, without `where`."""
+
+
+class Converted(NamedTuple):
+    """What became of the rows of a source."""
+
+    format: Format
+    rows: list[Conversation]
+    faults: list[Fault]
+
+
 def detect_format(row: Row) -> Format:
-    """The format of a row, from its keys.
+    """The format of a row, from its columns.
 
-    Raises: DataError: no known format has these keys.
+    Raises: DataError: no known format has these columns, or they are preference data.
     """
-    keys = set(row.content)
-    if {"chosen", "rejected"} <= keys:
+    if _is_preference(row.content):
+        raise DataError(f"{row.where}: {PREFERENCE}")
+    found = format_of(row.content)
+    if found is None:
         raise DataError(
-            f"{row.where}: this is preference data (chosen/rejected); SFT needs one answer a row: "
-            "keep the chosen one as `completion`"
+            f"{row.where}: the columns {', '.join(sorted(row.content)) or '(none)'} are no known format; use messages "
+            "or conversations (lists of turns), prompt/completion, instruction/input/output, question/answer or text, "
+            "or say in data.text how the columns become text"
         )
-    if "messages" in keys:
-        return "messages"
-    if {"prompt", "completion"} <= keys:
-        return "prompt_completion"
-    if {"instruction", "output"} <= keys:
-        return "alpaca"
-    raise DataError(
-        f"{row.where}: the columns {', '.join(sorted(keys)) or '(none)'} are no known format; "
-        "use messages, prompt/completion or instruction/input/output"
-    )
+    return found
 
 
-def conversations(rows: Sequence[Row], format: Literal["auto"] | Format) -> list[Conversation]:
-    """Every row as a conversation, all in the format of the first row where it is not stated.
+def convert(
+    rows: Sequence[Row], format: DataFormat = "auto", *, text: str | None = None, group_by: str | None = None
+) -> Converted:
+    """Every row as a conversation, or as a fault where it can't be learned from.
 
-    Raises: DataError: a row doesn't have the format, or no row has an assistant turn.
+    Args:
+        rows: the rows of one source.
+        format: auto: that of the first row that has a known one.
+        text: how the columns become text, as in `data.text`; the format is then text.
+        group_by: column whose value becomes `group`.
+
+    Raises: DataError: no row has a known format, all are preference data, `text` can't be read, or no row has a column
+        that `text` or `group_by` names.
     """
-    chosen = detect_format(rows[0]) if format == "auto" else format
-    convert = {"messages": _from_messages, "prompt_completion": _from_prompt, "alpaca": _from_alpaca}[chosen]
-    return [convert(row) for row in rows]
+    if group_by is not None:
+        _check_column(rows, group_by, "data.group_by")
+    if text is not None:
+        chosen: Format = "text"
+        read = _template_reader(rows, format, text)
+    else:
+        chosen = _common_format(rows) if format == "auto" else format
+        read = READERS[chosen]
+    converted = Converted(chosen, [], [])
+    for row in rows:
+        if text is None and _is_preference(row.content):
+            converted.faults.append(_fault(row, "preference_pairs", PREFERENCE))
+            continue
+        try:
+            # Plain text meets no template, so these columns mean something else there.
+            inputs = NO_INPUTS if chosen == "text" else template_inputs(row.content)
+            conversation = _conversation(row, read(row.content), inputs, group_by)
+        except DataError as error:
+            converted.faults.append(_fault(row, "broken_row", str(error)))
+            continue
+        if fault := _content_fault(conversation):
+            converted.faults.append(_fault(row, *fault))
+        else:
+            converted.rows.append(conversation)
+    if rows and all(fault.kind == "preference_pairs" for fault in converted.faults) and not converted.rows:
+        raise DataError(f"{rows[0].where}: {PREFERENCE}")
+    return converted
 
 
-def _row_id(row: Row) -> str:
-    given = row.content.get("id")
-    return (
-        str(given) if given is not None else hashlib.sha256(repr(sorted(row.content.items())).encode()).hexdigest()[:12]
+def _is_preference(columns: Columns) -> bool:
+    return columns.get("chosen") is not None and columns.get("rejected") is not None
+
+
+def _check_column(rows: Sequence[Row], column: str, setting: str) -> None:
+    if rows and not any(column in row.content for row in rows):
+        known = ", ".join(sorted(rows[0].content)) or "(none)"
+        raise DataError(f"{rows[0].where}: {setting} names {column!r}, but the columns are {known}; name one of them")
+
+
+def _template_reader(rows: Sequence[Row], format: DataFormat, text: str) -> Callable[[Columns], Body]:
+    if format not in ("auto", "text"):
+        raise DataError(f"data.text makes plain text of the rows, but data.format is {format}; delete one of the two")
+    template = parse_template(text)
+    for column in template.columns:
+        _check_column(rows, column, "data.text")
+    return partial(from_template, template)
+
+
+def _common_format(rows: Sequence[Row]) -> Format:
+    """The format of the first row that has a known one: a broken row at the start must not hide the others."""
+    first_error = DataError("there are no rows to find a format from; give data.format or another file")
+    for number, row in enumerate(rows):
+        try:
+            return detect_format(row)
+        except DataError as error:
+            first_error = error if number == 0 else first_error
+    raise first_error
+
+
+def _fault(row: Row, kind: FaultKind, message: str) -> Fault:
+    return Fault(index=row.index, where=row.where, kind=kind, message=message)
+
+
+def _conversation(row: Row, body: Body, inputs: TemplateInputs, group_by: str | None) -> Conversation:
+    columns = row.content
+    entities = columns.get("entities")
+    group = columns.get(group_by) if group_by is not None else None
+    return Conversation(
+        id=_row_id(columns),
+        index=row.index,
+        where=row.where,
+        messages=body.messages,
+        prompt=body.prompt,
+        completion=body.completion,
+        inputs=inputs,
+        slices=_slices(columns),
+        cluster=str(entities[0]) if isinstance(entities, list) and entities else "",
+        group="" if group is None else str(group),
+        expect=_expectation(columns, body.messages),
     )
 
 
-def _shared(row: Row) -> dict[str, Any]:
-    """Id, slices, cluster and expected form, where the row states them."""
-    content = row.content
-    slices = []
-    if isinstance(content.get("kind"), str):
-        slices.append(content["kind"])
-    if isinstance(content.get("phrasing"), str):
-        slices.append("new phrasing" if "new-" in content["phrasing"] else "usual phrasing")
-    entities = content.get("entities")
-    cluster = str(entities[0]) if isinstance(entities, list) and entities else ""
-    try:
-        expect = Expectation.model_validate(content.get("expect") or {})
-    except ValidationError as error:
-        raise DataError(
-            f"{row.where}: `expect` takes json_schema, tools and thinking only ({error.errors()[0]['msg']})"
-        ) from error
-    return {"id": _row_id(row), "slices": tuple(slices), "cluster": cluster, "expect": expect}
+def _row_id(columns: Columns) -> str:
+    given = columns.get("id")
+    if given is not None and given != "":
+        return str(given)
+    return hashlib.sha256(repr(sorted(columns.items())).encode()).hexdigest()[:12]
 
 
-def _string(row: Row, key: str, *, required: bool = True) -> str:
-    value = row.content.get(key)
-    if value is None and not required:
-        return ""
-    if not isinstance(value, str):
-        raise DataError(f"{row.where}: {key} must be text, not {type(value).__name__}")
-    return value
+def _slices(columns: Columns) -> tuple[str, ...]:
+    kind, phrasing = columns.get("kind"), columns.get("phrasing")
+    slices: tuple[str, ...] = (kind,) if isinstance(kind, str) else ()
+    if isinstance(phrasing, str):
+        slices += ("new phrasing" if "new-" in phrasing else "usual phrasing",)
+    return slices
 
 
-def _from_messages(row: Row) -> Conversation:
-    return Conversation(messages=_turns(row, row.content.get("messages"), "messages"), **_shared(row))
-
-
-def _turns(row: Row, value: object, key: str) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{row.where}: {key} must be a list of turns with role and content")
-    turns = []
-    for turn in value:
-        if not isinstance(turn, Mapping) or not isinstance(turn.get("content"), str) or "role" not in turn:
-            raise DataError(f"{row.where}: every turn of {key} needs a role and a text as content")
-        if turn.get("tool_calls"):
+def _expectation(columns: Columns, messages: Sequence[Message]) -> Expectation:
+    """As the row states it; else thinking is expected where the reference thinks before it answers."""
+    if given := parsed(columns.get("expect"), "expect"):
+        try:
+            return Expectation.model_validate(given)
+        except ValidationError as error:
             raise DataError(
-                f"{row.where}: tool_calls are not read yet; write the call into content as the template renders it"
-            )
-        if turn["role"] not in ROLES:
-            raise DataError(f"{row.where}: the role {turn['role']!r} is not one of {', '.join(ROLES)}")
-        turns.append(Message(role=turn["role"], content=turn["content"]))
-    return tuple(turns)
+                f"`expect` takes json_schema, tools and thinking only ({error.errors()[0]['msg']})"
+            ) from error
+    thinks = bool(messages and messages[-1].reasoning_content and not messages[-1].tool_calls)
+    return THINKING if thinks else NOTHING
 
 
-def _from_prompt(row: Row) -> Conversation:
-    prompt, completion = row.content.get("prompt"), row.content.get("completion")
-    if isinstance(prompt, list) and isinstance(completion, list):
-        turns = (*_turns(row, prompt, "prompt"), *_turns(row, completion, "completion"))
-        return Conversation(messages=turns, **_shared(row))
-    return Conversation(prompt=_string(row, "prompt"), completion=_string(row, "completion"), **_shared(row))
+def _content_fault(row: Conversation) -> tuple[FaultKind, str] | None:
+    """What keeps a row from being learned, the gravest first; turns are counted from 1."""
+    if row.is_plain:
+        return None if row.completion.strip() else ("empty_answer", "the completion is empty")
+    if row.messages[-1].role != "assistant":
+        return (
+            "missing_assistant_turn",
+            f"the conversation ends with a {row.messages[-1].role} turn, not with an answer",
+        )
+    for number, turn in enumerate(row.messages, 1):
+        if turn.role == "assistant" and not turn.content.strip() and not turn.tool_calls:
+            return "empty_answer", f"turn {number} (assistant) is empty"
+    problem = _order_problem([turn.role for turn in row.messages])
+    return ("role_order", problem) if problem else None
 
 
-def _from_alpaca(row: Row) -> Conversation:
-    """Alpaca rows: instruction and input are the user's turn, output the assistant's."""
-    instruction, given = _string(row, "instruction"), _string(row, "input", required=False)
-    system = _string(row, "system", required=False)
-    turns = [Message(role="system", content=system)] if system else []
-    turns.append(Message(role="user", content=f"{instruction}\n{given}" if given else instruction))
-    turns.append(Message(role="assistant", content=_string(row, "output")))
-    return Conversation(messages=tuple(turns), **_shared(row))
+def _order_problem(roles: Sequence[str]) -> str | None:
+    if "system" in roles[1:]:
+        return f"turn {roles.index('system', 1) + 1} is a system turn; only the first one can be"
+    start = 1 if roles[0] == "system" else 0
+    if roles[start] != "user":
+        return f"the conversation begins with the {roles[start]}, not with the user"
+    for number, (role, following) in enumerate(pairwise(roles), 1):
+        if role == following and role != "tool":
+            return f"turns {number} and {number + 1} are both from the {role}"
+        if following == "tool" and role not in ("assistant", "tool"):
+            return f"turn {number + 1} is a tool turn without an assistant turn before it"
+    return None

@@ -1,125 +1,164 @@
-"""Rows of a dataset, from a file, the Hub or the package, with the file and line of whatever is broken."""
+"""Rows of a dataset, from files, the Hub or the package, with the file and line of whatever is broken."""
 
+import glob
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.config import SourceConfig
+from harness.data.files import FILE_SUFFIXES, Item, read_file, unreadable, without_filler
 from harness.errors import DataError
 from harness.resources import EMBEDDED_PREFIX, embedded
 
 logger = logging.getLogger(__name__)
 
-FILE_SUFFIXES = (".jsonl", ".json")
+SPLIT_NAME = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev)(?![a-z])")
 
 
 class Row(NamedTuple):
     """One row as it was read."""
 
     where: str
-    """File and line, or dataset and index."""
+    """File and line, or dataset and position."""
     content: Mapping[str, Any]
+    index: int = 0  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a row
+    """Position among the rows of the whole source, from 0."""
 
 
-def local_path(source: SourceConfig) -> Path | None:
-    """The file that a source names, or None where it names a Hub dataset.
+class BrokenRow(NamedTuple):
+    """One row that can't be read."""
 
-    Raises: DataError: it looks like a file, but there is none.
+    where: str
+    index: int  # type: ignore[assignment]
+    """Position among the rows of the whole source, from 0."""
+    reason: str
+
+
+class Read(NamedTuple):
+    """What a source holds."""
+
+    rows: list[Row]
+    broken: list[BrokenRow]
+
+
+def local_paths(source: SourceConfig) -> tuple[Path, ...] | None:
+    """The files that a source names, sorted, or None where it names a Hub dataset.
+
+    Raises: DataError: it looks local, but there is no such file, no data file, or none that can be read.
     """
     if source.path.startswith(EMBEDDED_PREFIX):
         path = embedded(source.path.removeprefix(EMBEDDED_PREFIX))
         if not path.is_file():
             raise DataError(f"{source.path}: embedded splits are train, validation, test and retention")
-        return path
+        return (path,)
     path = Path(source.path).expanduser()
-    if path.suffix in FILE_SUFFIXES or path.exists() or source.path.startswith(("/", "./", "../", "~")):
-        if not path.is_file():
-            raise DataError(f"{source.path}: there is no such data file; check the path")
-        if path.suffix not in FILE_SUFFIXES:
-            raise DataError(f"{source.path}: only .jsonl and .json files can be read; convert it")
-        return path
+    if path.is_file():
+        if path.suffix.lower() not in FILE_SUFFIXES:
+            raise DataError(f"{source.path}: only .jsonl, .json, .parquet and .csv files can be read; convert it")
+        return (path,)
+    if path.is_dir():
+        return _data_files(_visible_files(path), f"{source.path}: the folder")
+    if any(character in source.path for character in "*?["):
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        return _data_files(map(Path, matches), f"{source.path}: the pattern")
+    if path.suffix.lower() in FILE_SUFFIXES or source.path.startswith(("/", "./", "../", "~")):
+        raise DataError(f"{source.path}: there is no such data file; check the path")
     return None
 
 
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def _data_files(paths: Iterable[Path], what: str) -> tuple[Path, ...]:
+    found = sorted(path for path in paths if path.suffix.lower() in FILE_SUFFIXES and path.is_file())
+    if not found:
+        raise DataError(f"{what} has no .jsonl, .json, .parquet or .csv file; check the path")
+    return tuple(found)
+
+
 def fingerprint(source: SourceConfig) -> str:
-    """Digest of a file's content, or the Hub coordinates with the pinned revision."""
-    path = local_path(source)
-    if path is None:
+    """Digest of the content of a source's files in the order of their names, or its Hub coordinates."""
+    paths = local_paths(source)
+    if paths is None:
         return json.dumps([source.path, source.name, source.split, source.revision])
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digests = [_file_digest(path) for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def read_rows(source: SourceConfig) -> Read:
+    """All rows of a source, and apart from them those that can't be read.
+
+    Raises: DataError: the source can't be reached, or a whole file of it can't be read.
+    """
+    paths = local_paths(source)
+    if paths is None:
+        items: Iterable[Item] = _hub_items(source)
+    else:
+        _check_local(source, paths)
+        items = chain.from_iterable(map(read_file, paths))
+    read = Read([], [])
+    for index, (where, content, problem) in enumerate(items):
+        if problem:
+            read.broken.append(BrokenRow(where, index, problem))
+        elif isinstance(content, dict):
+            read.rows.append(Row(where, content, index))
+        else:
+            read.broken.append(BrokenRow(where, index, f"a row must be a JSON object, not {type(content).__name__}"))
+    logger.info("%s: %d rows, %d broken", source.path, len(read.rows), len(read.broken))
+    return read
 
 
 def load_rows(source: SourceConfig) -> list[Row]:
     """All rows of a source.
 
-    Raises: DataError: the source can't be reached, or a line of it isn't a JSON object.
+    Raises: DataError: the source can't be reached, is empty, or has a row that can't be read.
     """
-    path = local_path(source)
-    if path is None:
-        return _load_hub_rows(source)
-    rows = _read_json_lines(path) if path.suffix == ".jsonl" else _read_json_array(path)
+    rows, broken = read_rows(source)
+    if broken:
+        raise DataError(f"{broken[0].where}: {broken[0].reason}")
     if not rows:
-        raise DataError(f"{path}: the file has no rows; training needs at least one")
+        raise DataError(f"{source.path}: there are no rows; at least one is needed")
     return rows
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: the file can't be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} isn't UTF-8; save the file as UTF-8") from error
-
-
-def _read_json_lines(path: Path) -> list[Row]:
-    rows = []
-    # Not splitlines(): U+2028 and its like are legal inside a JSON string.
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            content = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where}: the line isn't valid JSON ({error.msg} at column {error.colno}); mend or delete it"
-            ) from error
-        rows.append(Row(where, _object(content, where)))
-    return rows
-
-
-def _read_json_array(path: Path) -> list[Row]:
-    try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+def _check_local(source: SourceConfig, paths: Sequence[Path]) -> None:
+    if source.name is not None or source.revision is not None or source.split != "train":
         raise DataError(
-            f"{path}:{error.lineno}: the file isn't valid JSON ({error.msg}); mend it, or name it .jsonl if it has one object a line"
-        ) from error
-    if not isinstance(content, list):
-        raise DataError(f"{path}: the file must hold a JSON array of rows, not {type(content).__name__}")
-    return [Row(f"{path}[{index}]", _object(item, f"{path}[{index}]")) for index, item in enumerate(content)]
+            f"{source.path}: name, split and revision choose within a Hub dataset, but this is a local file or folder; "
+            "delete them and name the file of that split"
+        )
+    names = {match for path in paths for match in SPLIT_NAME.findall(path.name.lower())}
+    if len(names) > 1:
+        logger.warning("%s: files of several splits (%s) are read as one dataset; name those of one split with a pattern such as %s/*train*",
+                       source.path, ", ".join(sorted(names)), paths[0].parent)  # fmt: skip
 
 
-def _object(content: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(content, dict):
-        raise DataError(f"{where}: a row must be a JSON object, not {type(content).__name__}")
-    return content
-
-
-def _load_hub_rows(source: SourceConfig) -> list[Row]:
+def _hub_items(source: SourceConfig) -> Iterator[Item]:
     from datasets import load_dataset
 
     try:
         dataset = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
+        for index, row in enumerate(dataset):
+            yield Item(f"{source.path}[{index}]", without_filler(row))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"dataset {source.path!r} (split {source.split!r}) can't be loaded: {reason}; "
             "check its name, your connection and `hf auth login`, or give a local .jsonl file"
         ) from error
-    logger.info("%s: %d rows from the Hub", source.path, len(dataset))
-    return [Row(f"{source.path}[{index}]", row) for index, row in enumerate(dataset)]

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from harness.cli.main import main
 from harness.config import SourceConfig
-from harness.data.formats import conversations
+from harness.data.formats import Converted, convert
 from harness.data.sources import load_rows
 from harness.errors import DataError
 
@@ -56,16 +56,87 @@ def test_real_file_trains_with_both_models(
     assert {row["name"] for row in ranking["references"]} == {"base: embedded:base", "base: stories260K_hf"}
 
 
+# Counted with a few lines of Python that share no code with the harness.
 @pytest.mark.parametrize(
-    ("name", "rows"), [("text2json_train.jsonl", 1817), ("text2json_val.jsonl", 202), ("lf_alpaca_en_demo.json", None)]
+    ("name", "format", "num_rows"),
+    [
+        ("fastchat_dummy_conversation.json", "sharegpt", 500),
+        ("gsm8k_test.jsonl", "question_answer", 1319),
+        ("gsm8k_train.jsonl", "question_answer", 7473),
+        ("lf_alpaca_en_demo.json", "alpaca", 999),
+        ("lf_glaive_toolcall_en_demo.json", "sharegpt", 300),
+        ("lf_identity.json", "alpaca", 91),
+        ("lf_reason_tool_use_demo_50.jsonl", "messages", 50),
+        ("lf_v1_sft_demo.jsonl", "messages", 500),
+        ("self_instruct_davinci_predictions.jsonl", "alpaca", 252),
+        ("self_instruct_seed_tasks.jsonl", "alpaca", 175),
+        ("self_instruct_user_oriented_instructions.jsonl", "alpaca", 252),
+        ("text2json_train.jsonl", "prompt_completion", 1817),
+        ("text2json_val.jsonl", "prompt_completion", 202),
+    ],
 )
-def test_real_rows_convert(name: str, rows: int | None, real_data: Path) -> None:
-    loaded = load_rows(SourceConfig(path=str(real_data / "datasets" / name)))
-    assert rows is None or len(loaded) == rows
-    assert len(conversations(loaded, "auto")) == len(loaded)
+def test_real_rows_convert_without_a_fault(name: str, format: str, num_rows: int, real_data: Path) -> None:
+    converted = convert_file(real_data, name)
+    assert (converted.format, len(converted.rows), converted.faults) == (format, num_rows, [])
+
+
+def convert_file(real_data: Path, name: str) -> Converted:
+    return convert(load_rows(SourceConfig(path=str(real_data / "datasets" / name))))
+
+
+def test_real_conversation_with_an_empty_answer_is_left_out(real_data: Path) -> None:
+    converted = convert_file(real_data, "axolotl_conversation.missingturns.json")
+    assert (converted.format, converted.rows) == ("sharegpt", [])
+    assert [(fault.kind, fault.message) for fault in converted.faults] == [
+        ("empty_answer", "turn 2 (assistant) is empty")
+    ]
+
+
+def test_real_function_calls_become_tool_calls(real_data: Path) -> None:
+    rows = convert_file(real_data, "lf_glaive_toolcall_en_demo.json").rows
+    turns = [turn for row in rows for turn in row.messages]
+    assert sum(bool(turn.tool_calls) for turn in turns) == 211
+    assert sum(turn.role == "tool" for turn in turns) == 211
+    assert sum(bool(row.inputs.tools) for row in rows) == 191
+    assert rows[0].messages[3].tool_calls == (
+        {
+            "type": "function",
+            "function": {"name": "search_recipes", "arguments": {"ingredients": ["chicken", "bell peppers", "rice"]}},
+        },
+    )
+    assert rows[0].inputs.tools[0]["function"]["name"] == "search_recipes"
+
+
+def test_real_reasoning_and_parallel_calls_are_read(real_data: Path) -> None:
+    rows = convert_file(real_data, "lf_reason_tool_use_demo_50.jsonl").rows
+    answers = [turn for row in rows for turn in row.messages if turn.role == "assistant"]
+    assert all(turn.reasoning_content for turn in answers)
+    assert len(answers) == 112
+    assert [sum(len(turn.tool_calls) == number for turn in answers) for number in range(4)] == [59, 41, 9, 3]
+    assert sum(row.expect.thinking for row in rows) == 39  # the other 11 end with a call
+
+
+def test_real_parts_of_text_are_text(real_data: Path) -> None:
+    first = convert_file(real_data, "lf_v1_sft_demo.jsonl").rows[0]
+    assert [(turn.role, turn.content[:6]) for turn in first.messages] == [("user", "hi"), ("assistant", "Hello!")]
+    assert all(turn.is_supervised for turn in first.messages if turn.role == "assistant")
+
+
+def test_real_questions_become_the_text_that_is_asked_for(real_data: Path) -> None:
+    rows = load_rows(SourceConfig(path=str(real_data / "datasets" / "gsm8k_test.jsonl")))
+    plain = convert(rows, text="### Question: {question}\n ### Answer: {answer}")
+    assert plain.format == "text"
+    assert not plain.faults
+    assert plain.rows[0].prompt.startswith("### Question: Janet’s ducks")
+    assert plain.rows[0].prompt.endswith("\n ### Answer:")
+    assert plain.rows[0].completion.startswith(" Janet sells 16")
+
+
+def test_real_prompts_without_answers_are_no_training_data(real_data: Path) -> None:
+    with pytest.raises(DataError, match="instruction_id_list, key, kwargs, prompt are no known format"):
+        convert_file(real_data, "ifeval_input_data.jsonl")
 
 
 def test_real_preference_file_is_refused(real_data: Path) -> None:
-    loaded = load_rows(SourceConfig(path=str(real_data / "datasets" / "lf_dpo_en_demo.json")))
     with pytest.raises(DataError, match="preference data"):
-        conversations(loaded, "auto")
+        convert_file(real_data, "lf_dpo_en_demo.json")
