@@ -5,7 +5,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from harness.config import EvalConfig
-from harness.data.tokenize import Tokenized, prompt_ids, tokenized_reference
+from harness.data.formats import Conversation
+from harness.data.tokenize import Tokenized, prompt_ids, tokenized_answer
 from harness.errors import TemplateError
 from harness.models.generate import Completion, RowLoss, generate, row_losses
 from harness.models.load import LoadedModel
@@ -45,7 +46,7 @@ def evaluate(
     as_text = suite.ask == "text" or loaded.tokenizer.chat_template is None
     asked_turns = [() if as_text else _turns(example) for example in examples]
     prompts = [
-        prompt_ids(loaded.tokenizer, turns, _plain(example))
+        prompt_ids(loaded.tokenizer, turns, _plain(example), example.inputs)
         for turns, example in zip(asked_turns, examples, strict=True)
     ]
     _warn_of_short_limit(suite, loaded, examples, options.max_new_tokens)
@@ -62,8 +63,10 @@ def evaluate(
         for example, prompt, completion in zip(examples, prompts, completions, strict=True)
     ]
     write_lines(folder.generations(suite.name), generations)
-    losses = _reference_losses(loaded, suite, examples, asked_turns, prompts) if suite.needs_nll else None
-    scores = tuple(_scores(suite, examples, generations, losses, loaded.tokens.control_tokens))
+    losses, written = _reference_losses(loaded, suite, examples, asked_turns, prompts)
+    # An answer that calls a tool or thinks is compared as the template writes it.
+    compared = [e.model_copy(update={"reference": written[e.id]}) if e.id in written else e for e in examples]
+    scores = tuple(_scores(suite, compared, generations, losses, loaded.tokens.control_tokens))
     seconds = time.monotonic() - started
     logger.info("%s: %d examples in %.1f s", suite.name, len(examples), seconds)
     return SuiteResult(
@@ -114,23 +117,45 @@ def _reference_losses(
     examples: Sequence[Example],
     turns: Sequence[tuple[Message, ...]],
     prompts: Sequence[Sequence[int]],
-) -> dict[str, RowLoss]:
-    rows: list[tuple[str, Tokenized]] = []
+) -> tuple[dict[str, RowLoss] | None, dict[str, str]]:
+    """NLL of every reference where the suite asks for it, and the text of the references that are more than text."""
+    rows: list[Tokenized] = []
+    unscored = 0
     for example, asked, prompt in zip(examples, turns, prompts, strict=True):
-        # Plain questions end in a colon: the answer follows after a blank, as it does in running text.
-        blank = " " if suite.ask == "text" and not example.text.endswith((" ", "\n")) else ""
+        if not suite.needs_nll and example.answer is None:
+            continue
         try:
-            row = tokenized_reference(
-                loaded.tokenizer, prompt, asked, blank + example.reference, loaded.tokens.end_of_turn_id
-            )
+            row = tokenized_answer(loaded.tokenizer, loaded.tokens, prompt, _answered(suite, example, asked))
         except TemplateError as error:
-            logger.warning("%s: example %s has no NLL: %s", suite.name, example.id, error)
+            unscored += 1
+            logger.debug("%s: example %s has no NLL: %s", suite.name, example.id, error)
             continue
         if len(row.input_ids) <= loaded.context and row.num_supervised:
-            rows.append((example.id, row))
+            rows.append(row)
+    if unscored:
+        logger.warning("%s: %d of %d examples have no NLL: the chat template renders their prompts differently once the answer follows",
+                       suite.name, unscored, len(examples))  # fmt: skip
+    is_more = {example.id for example in examples if example.answer is not None}
+    written = {
+        row.id: loaded.tokenizer.decode([label for label in row.labels if label >= 0]).strip()
+        for row in rows
+        if row.id in is_more
+    }
+    if not suite.needs_nll:
+        return None, written
     pad = loaded.tokenizer.pad_token_id
-    losses = row_losses(loaded.model, [row for _, row in rows], pad_token_id=pad, batch_size=NLL_BATCH_SIZE)
-    return {example_id: loss for (example_id, _), loss in zip(rows, losses, strict=True)}
+    losses = row_losses(loaded.model, rows, pad_token_id=pad, batch_size=NLL_BATCH_SIZE)
+    return {row.id: loss for row, loss in zip(rows, losses, strict=True)}, written
+
+
+def _answered(suite: Suite, example: Example, asked: tuple[Message, ...]) -> Conversation:
+    """An example with its reference as the last turn."""
+    if not asked:
+        # Plain questions end in a colon: the answer follows after a blank, as it does in running text.
+        blank = " " if suite.ask == "text" and not example.text.endswith((" ", "\n")) else ""
+        return Conversation(id=example.id, prompt=example.text, completion=blank + example.reference)
+    answer = example.answer or Message(role="assistant", content=example.reference)
+    return Conversation(id=example.id, messages=(*asked, answer), inputs=example.inputs)
 
 
 def _scores(
@@ -147,7 +172,7 @@ def _scores(
             nll=loss.nll if loss is not None and finite else None,
             reference_bytes=len(example.reference.encode()),
             reference_tokens=loss.num_tokens if loss is not None else 0,
-            special_tokens=special_tokens,
+            special_tokens=tuple(token for token in special_tokens if token not in example.reference),
         )
         for name, scorer in suite.scorers.items():
             if generation.stop_reason == "prompt_too_long" and name not in ("nll", "bits_per_byte"):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 NonFinite = Literal["nan", "inf", "-inf"]
 Severity = Literal["info", "warning", "error"]
 Outcome = Literal["fired", "clear", "insufficient", "not_applicable"]
+SplitName = Literal["train", "validation", "test"]
 ProbeSplit = Literal["validation", "train_probe"]
 StopReason = Literal["end_of_turn", "end_of_text", "length", "prompt_too_long"]
 
@@ -182,6 +183,49 @@ class ExtractionItem(Record):
     is_verbatim: bool
 
 
+class Dropped(Record):
+    """One row that a split lost, and why."""
+
+    split: SplitName
+    where: str
+    """File and line, or dataset and position."""
+    id: str
+    reason: str
+    """One word, such as `overlap`, `empty_answer`, `filter`, `truncated_answer` or `template_rejected`."""
+    message: str
+
+
+class CheckProblem(Record):
+    """One thing that preflight found wrong with a cell."""
+
+    severity: Literal["warning", "error"]
+    message: str
+
+
+class CellCheck(Record):
+    """What preflight found out about a cell; fields are None where it couldn't get that far."""
+
+    cell: str
+    name: str
+    problems: tuple[CheckProblem, ...] = ()
+    rows: int | None = None
+    """Training rows that can be learned from."""
+    supervised_tokens: int | None = None
+    steps: int | None = None
+    """Optimizer steps on one device, packing aside."""
+    num_trainable_parameters: int | None = None
+    memory_gib: float | None = None
+    """Estimated, on one device."""
+    seconds: float | None = None
+    """Estimated time of training, where a probe was timed."""
+    data_report: str = ""
+    """File of the report on its rows."""
+
+    def messages(self, severity: Literal["warning", "error"]) -> tuple[str, ...]:
+        """The problems of one severity."""
+        return tuple(problem.message for problem in self.problems if problem.severity == severity)
+
+
 class SplitSummary(Record):
     """What became of the rows of one split."""
 
@@ -193,6 +237,8 @@ class SplitSummary(Record):
     """Rows cut at `max_length`."""
     dropped_unsupervised: int
     """Rows without any supervised token left."""
+    dropped: dict[str, int] = {}
+    """Rows that were left out, by reason, before and after tokenization."""
     tokens: int
     supervised_tokens: int
 

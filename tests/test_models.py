@@ -7,10 +7,11 @@ import torch
 
 from harness.config import RunConfig
 from harness.data.formats import Conversation
-from harness.data.tokenize import IGNORED, prompt_ids, tokenize, tokenized_reference
+from harness.data.tokenize import IGNORED, prompt_ids, tokenize, tokenized_answer
 from harness.errors import ModelError, TemplateError
 from harness.models.generate import generate, row_losses
 from harness.models.load import LoadedModel, load_base, load_tokenizer
+from harness.models.templates import plan_tokens
 from harness.records import Message
 
 FAULTY = Path(__file__).parent.parent / "experiments" / "chatml_end_not_trained.jinja"
@@ -38,9 +39,7 @@ DIALOG = conversation("I want 3 roses.", "Noted: 3 roses.", "Make it 4.", "Chang
 
 def supervised_text(base: LoadedModel, row: Conversation, **options: object) -> list[str]:
     """Runs of supervised tokens, decoded."""
-    done = tokenize(
-        row, base.tokenizer, end_of_turn_id=base.tokens.end_of_turn_id, assistant_only=True, max_length=None
-    )
+    done = tokenize(row, base.tokenizer, base.tokens, assistant_only=True, max_length=None)
     runs, current = [], []
     for label in [*done.labels, IGNORED]:
         if label != IGNORED:
@@ -62,7 +61,9 @@ def test_mask_without_generation_markers_is_the_same(base: LoadedModel) -> None:
         bare = with_markers.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
         base.tokenizer.chat_template = bare
         assert "generation -%" not in bare
-        assert supervised_text(base, DIALOG) == expected
+        derived = LoadedModel(base.model, base.tokenizer, plan_tokens(base.tokenizer))
+        assert derived.tokens.mask == "derived"
+        assert supervised_text(derived, DIALOG) == expected
     finally:
         base.tokenizer.chat_template = with_markers
 
@@ -73,9 +74,7 @@ def test_faulty_template_leaves_the_end_token_out_of_the_loss() -> None:
 
 
 def test_prompt_of_inference_is_the_start_of_the_training_rendering(base: LoadedModel) -> None:
-    done = tokenize(
-        DIALOG, base.tokenizer, end_of_turn_id=base.tokens.end_of_turn_id, assistant_only=True, max_length=None
-    )
+    done = tokenize(DIALOG, base.tokenizer, base.tokens, assistant_only=True, max_length=None)
     prompt = prompt_ids(base.tokenizer, DIALOG.messages[:-1])
     assert done.input_ids[: len(prompt)] == prompt
     assert base.tokenizer.decode(done.input_ids[len(prompt) :]) == "Changed: 4 roses.<|im_end|>\n"
@@ -88,9 +87,7 @@ def test_plain_rows_supervise_the_completion_and_its_end() -> None:
 
 
 def test_truncation_is_marked_and_cuts_the_end(base: LoadedModel) -> None:
-    done = tokenize(
-        DIALOG, base.tokenizer, end_of_turn_id=base.tokens.end_of_turn_id, assistant_only=True, max_length=9
-    )
+    done = tokenize(DIALOG, base.tokenizer, base.tokens, assistant_only=True, max_length=9)
     assert done.is_truncated
     assert len(done.input_ids) == len(done.labels) == 9
 
@@ -138,7 +135,7 @@ def test_the_base_knows_its_world(base: LoadedModel) -> None:
 
 def test_row_losses_equal_transformers_loss_and_ignore_padding(base: LoadedModel) -> None:
     rows = [
-        tokenize(row, base.tokenizer, end_of_turn_id=base.tokens.end_of_turn_id, assistant_only=True, max_length=None)
+        tokenize(row, base.tokenizer, base.tokens, assistant_only=True, max_length=None)
         for row in (DIALOG, conversation("Hi", "Hello there, this is a longer answer than the other one."))
     ]
     together = row_losses(base.model, rows, pad_token_id=base.tokenizer.pad_token_id, batch_size=2)
@@ -154,7 +151,7 @@ def test_row_losses_equal_transformers_loss_and_ignore_padding(base: LoadedModel
 def test_reference_is_scored_without_its_end_token(base: LoadedModel) -> None:
     messages = DIALOG.messages[:-1]
     prompt = prompt_ids(base.tokenizer, messages)
-    row = tokenized_reference(base.tokenizer, prompt, messages, "Changed: 4 roses.", base.tokens.end_of_turn_id)
+    row = tokenized_answer(base.tokenizer, base.tokens, prompt, DIALOG)
     assert base.tokenizer.decode([label for label in row.labels if label != IGNORED]) == "Changed: 4 roses."
 
 
@@ -199,12 +196,8 @@ def test_hub_layout_is_read_from_a_cache_folder(tmp_path: Path) -> None:
 def test_plain_rows_with_a_template_are_turns_in_training_and_evaluation(base: LoadedModel) -> None:
     row = Conversation(id="x", prompt="I want 3 roses.", completion="Noted: 3 roses.")
     assert supervised_text(base, row) == ["Noted: 3 roses.<|im_end|>"]
-    turns = tokenize(
-        row.as_turns(), base.tokenizer, end_of_turn_id=base.tokens.end_of_turn_id, assistant_only=True, max_length=None
-    )
-    plain = tokenize(
-        row, base.tokenizer, end_of_turn_id=base.tokens.end_of_turn_id, assistant_only=True, max_length=None
-    )
+    turns = tokenize(row.as_turns(), base.tokenizer, base.tokens, assistant_only=True, max_length=None)
+    plain = tokenize(row, base.tokenizer, base.tokens, assistant_only=True, max_length=None)
     assert turns == plain
 
 

@@ -1,13 +1,18 @@
 """Token ids and loss mask of a conversation, the same for training, for probes and for evaluation."""
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
 
 from harness.data.formats import Conversation
+from harness.data.masks import Grammar, Render, mask_answers
 from harness.errors import TemplateError
-from harness.records import Message
+from harness.records import Message, TemplateInputs
 
 IGNORED = -100
+NO_INPUTS = TemplateInputs()
+MaskSource = Literal["markers", "training_template", "derived", "refused", "plain"]
 
 
 class Tokenizer(Protocol):
@@ -15,12 +20,37 @@ class Tokenizer(Protocol):
 
     chat_template: Any
     eos_token_id: Any
+    is_fast: bool
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
         """Renders turns."""
 
     def __call__(self, text: str, **options: Any) -> Any:
         """Tokenizes text."""
+
+    def decode(self, token_ids: Any, **options: Any) -> Any:
+        """Text of tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPlan:
+    """How rows become tokens with one tokenizer and template."""
+
+    end_of_turn_id: int
+    stop_ids: tuple[int, ...]
+    """All tokens that end an assistant's turn."""
+    control_tokens: tuple[str, ...]
+    """Tokens that have no place inside an answer."""
+    num_added: int
+    """Tokens that the tokenizer lacked, for which the embeddings must grow."""
+    mask: MaskSource = "plain"
+    """Where the loss mask comes from; plain: no template, the completion is what is learned."""
+    grammar: Grammar | None = None
+    """None where there is no template."""
+    training_template: str | None = None
+    """A template that renders the same with generation markers, used in training alone."""
+    notes: tuple[str, ...] = ()
+    """What was mended, one sentence each."""
 
 
 class Tokenized(NamedTuple):
@@ -31,6 +61,8 @@ class Tokenized(NamedTuple):
     labels: list[int]
     """The same ids where they are supervised, else -100."""
     is_truncated: bool
+    is_answer_cut: bool = False
+    """Whether supervised tokens were among what was cut."""
 
     @property
     def num_supervised(self) -> int:
@@ -38,94 +70,157 @@ class Tokenized(NamedTuple):
         return sum(label != IGNORED for label in self.labels[1:])
 
 
-def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], text: str = "") -> list[int]:
+def renderer(tokenizer: Tokenizer, template: str | None = None) -> Render:
+    """Renders turns as text through the tokenizer's template, or through another one."""
+
+    def render(turns: Sequence[dict[str, Any]], *, add_generation_prompt: bool = False, **options: Any) -> str:
+        chosen = {"chat_template": template} if template is not None else {}
+        try:
+            return str(
+                tokenizer.apply_chat_template(
+                    list(turns), tokenize=False, add_generation_prompt=add_generation_prompt, **chosen, **options
+                )
+            )
+        except Exception as error:
+            raise TemplateError(_refusal(turns, error)) from error
+
+    return render
+
+
+def _refusal(turns: Sequence[Mapping[str, Any]], error: Exception) -> str:
+    roles = ", ".join(str(turn["role"]) for turn in turns)
+    reason = str(error).strip() or type(error).__name__
+    return f"the chat template can't render a conversation with the roles {roles}: {reason}"
+
+
+def prompt_ids(
+    tokenizer: Tokenizer, messages: Sequence[Message], text: str = "", inputs: TemplateInputs = NO_INPUTS
+) -> list[int]:
     """Ids of a prompt that asks for the next assistant turn, or of plain text where there are no turns."""
     if not messages:
-        return list(tokenizer(text)["input_ids"])
-    return _render(tokenizer, messages, add_generation_prompt=True)["input_ids"]
-
-
-def _render(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> dict[str, list[int]]:
-    turns = [{"role": turn.role, "content": turn.content} for turn in messages]
-    try:
-        return dict(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options))
-    except Exception as error:
-        raise TemplateError(
-            f"the chat template can't render a conversation with the roles {', '.join(t.role for t in messages)}: {error}"
-        ) from error
+        # Text that begins with nothing still needs one token to predict from.
+        return list(tokenizer(text)["input_ids"]) or [int(tokenizer.eos_token_id)]
+    rendered = renderer(tokenizer)(
+        [turn.as_turn() for turn in messages], add_generation_prompt=True, **inputs.options()
+    )
+    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
 def tokenize(
-    row: Conversation, tokenizer: Tokenizer, *, end_of_turn_id: int, assistant_only: bool, max_length: int | None
+    row: Conversation, tokenizer: Tokenizer, tokens: TokenPlan, *, assistant_only: bool, max_length: int | None
 ) -> Tokenized:
     """Ids and labels of one row.
 
     Args:
         row: the conversation.
         tokenizer: with the chat template already set.
-        end_of_turn_id: the token that ends an assistant turn.
+        tokens: how its answers are told apart.
         assistant_only: supervise answers alone; False: every token.
         max_length: keep so many tokens from the start.
 
-    Raises: TemplateError: the template changes earlier turns when later ones follow, so no mask can be derived.
+    Raises: TemplateError: the template can't render the row, or its answers can't be told apart.
     """
     if tokenizer.chat_template is not None:
         row = row.as_turns()
     if row.is_plain:
-        prompt = prompt_ids(tokenizer, (), row.prompt)
-        completion = [*tokenizer(row.completion, add_special_tokens=False)["input_ids"], end_of_turn_id]
-        ids, mask = prompt + completion, [0] * len(prompt) + [1] * len(completion)
-    elif "{% generation" in tokenizer.chat_template or "{%- generation" in tokenizer.chat_template:
-        rendered = _render(tokenizer, row.messages, return_assistant_tokens_mask=True)
-        ids, mask = rendered["input_ids"], rendered["assistant_masks"]
+        ids, mask = _plain(row, tokenizer, tokens.end_of_turn_id)
+    elif not assistant_only or tokens.mask in ("markers", "training_template"):
+        ids, mask = _marked(row, tokenizer, tokens.training_template)
     else:
-        ids, mask = _masked_by_prefixes(row, tokenizer, end_of_turn_id)
-    labels = [
-        token if supervised or not assistant_only else IGNORED for token, supervised in zip(ids, mask, strict=True)
-    ]
+        assert tokens.grammar is not None, "a template without a grammar was refused before"
+        try:
+            masked = mask_answers(renderer(tokenizer), tokens.grammar, row.messages, row.inputs)
+        except TemplateError as error:
+            raise TemplateError(f"row {row.id}: {error}") from error
+        ids, mask = masked_ids(tokenizer, masked.text, masked.spans)
+    supervised = mask if assistant_only else [1] * len(ids)
+    labels = [token if is_supervised else IGNORED for token, is_supervised in zip(ids, supervised, strict=True)]
     is_truncated = max_length is not None and len(ids) > max_length
-    return Tokenized(row.id, ids[:max_length], labels[:max_length], is_truncated)
+    is_answer_cut = is_truncated and any(label != IGNORED for label in labels[max_length:])
+    return Tokenized(row.id, ids[:max_length], labels[:max_length], is_truncated, is_answer_cut)
 
 
-def _masked_by_prefixes(row: Conversation, tokenizer: Tokenizer, end_of_turn_id: int) -> tuple[list[int], list[int]]:
-    """Ids and mask for a template without generation markers, by rendering the conversation up to every answer."""
-    ids = _render(tokenizer, row.messages)["input_ids"]
-    mask = [0] * len(ids)
-    for position, turn in enumerate(row.messages):
-        if turn.role != "assistant":
-            continue
-        start = len(prompt_ids(tokenizer, row.messages[:position]))
-        upto = _render(tokenizer, row.messages[: position + 1])["input_ids"]
-        if ids[:start] != prompt_ids(tokenizer, row.messages[:position]) or ids[: len(upto)] != upto:
-            raise TemplateError(
-                f"row {row.id}: the chat template renders earlier turns differently once later ones follow, so the answers "
-                "can't be told apart; use a template with {% generation %} markers"
-            )
-        stop = len(upto)
-        # What follows the end of the turn (a line break, say) belongs to the next header.
-        while stop > start and upto[stop - 1] != end_of_turn_id:
-            stop -= 1
-        stop = stop if stop > start else len(upto)
-        mask[start:stop] = [1] * (stop - start)
+def _plain(row: Conversation, tokenizer: Tokenizer, end_of_turn_id: int) -> tuple[list[int], list[int]]:
+    prompt = list(tokenizer(row.prompt)["input_ids"])
+    completion = [*tokenizer(row.completion, add_special_tokens=False)["input_ids"], end_of_turn_id]
+    return prompt + completion, [0] * len(prompt) + [1] * len(completion)
+
+
+def _marked(row: Conversation, tokenizer: Tokenizer, template: str | None) -> tuple[list[int], list[int]]:
+    """Ids and mask as the template's `{% generation %}` markers say."""
+    turns = [turn.as_turn() for turn in row.messages]
+    chosen = {"chat_template": template} if template is not None else {}
+    has_markers = "generation" in str(template or tokenizer.chat_template)
+    try:
+        rendered = tokenizer.apply_chat_template(
+            turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=has_markers, **chosen,
+            **row.inputs.options(),
+        )  # fmt: skip
+    except Exception as error:
+        raise TemplateError(f"row {row.id}: {_refusal(turns, error)}") from error
+    ids = list(rendered["input_ids"])
+    mask = list(rendered["assistant_masks"]) if has_markers else [1] * len(ids)
+    answers = [turn for turn in row.messages if turn.role == "assistant"]
+    return ids, mask if all(turn.is_supervised for turn in answers) else _without_shown(mask, answers)
+
+
+def _without_shown(mask: Sequence[int], answers: Sequence[Message]) -> list[int]:
+    """The mask without the turns that are shown but not learned: its runs are the answers in order."""
+    runs = [(value, len(list(group))) for value, group in itertools.groupby(mask)]
+    if sum(value for value, _ in runs) != len(answers):
+        raise TemplateError("turns with weight 0 can't be told apart in this template; leave their weights out")
+    learned = iter(turn.is_supervised for turn in answers)
+    return [
+        int(bool(value) and keep)
+        for value, length in runs
+        for keep in [bool(value) and next(learned)]
+        for _ in range(length)
+    ]
+
+
+def masked_ids(tokenizer: Tokenizer, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Token ids of a text, and for each whether it reaches into one of the spans of characters."""
+    if not tokenizer.is_fast:
+        return _masked_by_pieces(tokenizer, text, spans)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    mask, current = [], 0
+    for start, stop in encoded["offset_mapping"]:
+        while current < len(spans) and start >= spans[current][1]:
+            current += 1
+        mask.append(int(current < len(spans) and spans[current][0] < stop and start < stop))
+    return list(encoded["input_ids"]), mask
+
+
+def _masked_by_pieces(tokenizer: Tokenizer, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """The same for a tokenizer that doesn't tell where in the text its tokens lie."""
+    ids: list[int] = []
+    mask: list[int] = []
+    bounds = [0, *(bound for span in spans for bound in span), len(text)]
+    for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
+        piece = list(tokenizer(text[start:stop], add_special_tokens=False)["input_ids"])
+        ids += piece
+        mask += [number % 2] * len(piece)
     return ids, mask
 
 
-def tokenized_reference(
-    tokenizer: Tokenizer, prompt: Sequence[int], messages: Sequence[Message], reference: str, end_of_turn_id: int
-) -> Tokenized:
-    """A prompt with its reference answer; only the tokens of the answer itself are supervised, not its end token."""
-    if messages:
-        ids = _render(tokenizer, (*messages, Message(role="assistant", content=reference)))["input_ids"]
-        if ids[: len(prompt)] != list(prompt):
-            raise TemplateError(
-                "the chat template renders a prompt differently once its answer follows; the answer can't be scored"
-            )
+def tokenized_answer(tokenizer: Tokenizer, tokens: TokenPlan, prompt: Sequence[int], row: Conversation) -> Tokenized:
+    """A prompt with its answer; only the tokens of the answer itself are supervised, not its end token.
+
+    Raises: TemplateError: the template renders the prompt differently once its answer follows.
+    """
+    if row.is_plain:
+        ids = [*prompt, *tokenizer(row.completion, add_special_tokens=False)["input_ids"]]
     else:
-        ids = [*prompt, *tokenizer(reference, add_special_tokens=False)["input_ids"]]
+        turns = [turn.as_turn() for turn in row.messages]
+        ids = list(tokenizer(renderer(tokenizer)(turns, **row.inputs.options()), add_special_tokens=False)["input_ids"])
+    if ids[: len(prompt)] != list(prompt):
+        raise TemplateError(
+            "the chat template renders a prompt differently once its answer follows; the answer can't be scored"
+        )
     answer = ids[len(prompt) :]
-    if end_of_turn_id in answer:
-        answer = answer[: answer.index(end_of_turn_id)]
-    return Tokenized("", [*prompt, *answer], [IGNORED] * len(prompt) + answer, is_truncated=False)
+    stop = next((position for position, token in enumerate(answer) if token in tokens.stop_ids), len(answer))
+    answer = answer[:stop]
+    return Tokenized(row.id, [*prompt, *answer], [IGNORED] * len(prompt) + answer, is_truncated=False)
 
 
 def as_columns(rows: Sequence[Tokenized]) -> Mapping[str, list[list[int]]]:

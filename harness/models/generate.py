@@ -100,7 +100,7 @@ def _cut(row: Sequence[int], loaded: LoadedModel) -> Completion:
     stops = set(loaded.stop_ids)
     for position, token in enumerate(row):
         if token in stops:
-            ended = token == loaded.tokens.end_of_turn_id
+            ended = token in loaded.tokens.stop_ids
             return Completion(tuple(row[:position]), "end_of_turn" if ended else "end_of_text")
     return Completion(tuple(row), "length")
 

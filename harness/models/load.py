@@ -5,11 +5,12 @@ import importlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.config import ModelConfig, RunConfig
+from harness.data.tokenize import TokenPlan
 from harness.errors import ModelError
-from harness.models.templates import TokenPlan, apply_template
+from harness.models.templates import apply_template
 from harness.resources import EMBEDDED_PREFIX, embedded
 
 if TYPE_CHECKING:
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FINGERPRINT_BYTES = 1 << 20
+
+
+class LoadedTokenizer(NamedTuple):
+    """A tokenizer with its template and special tokens in agreement."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    tokens: TokenPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +39,10 @@ class LoadedModel:
 
     @property
     def stop_ids(self) -> list[int]:
-        """The end-of-turn token first, then the base's own end of text."""
+        """The tokens that end a turn first, then the base's own end of text."""
         end_of_text = self.model.generation_config.eos_token_id if self.model.generation_config else None
         others = end_of_text if isinstance(end_of_text, list) else [end_of_text]
-        return list(dict.fromkeys([self.tokens.end_of_turn_id, *(i for i in others if i is not None)]))
+        return list(dict.fromkeys([*self.tokens.stop_ids, *(i for i in others if i is not None)]))
 
     @property
     def context(self) -> int:
@@ -74,7 +82,7 @@ def model_fingerprint(config: ModelConfig) -> str:
     return digest.hexdigest()
 
 
-def load_tokenizer(config: RunConfig, *, plain_rows: bool) -> tuple["PreTrainedTokenizerBase", TokenPlan]:
+def load_tokenizer(config: RunConfig, *, plain_rows: bool) -> LoadedTokenizer:
     """The base's tokenizer with the cell's template applied.
 
     Raises: ModelError: it can't be reached. TemplateError: see `apply_template`.
@@ -86,7 +94,22 @@ def load_tokenizer(config: RunConfig, *, plain_rows: bool) -> tuple["PreTrainedT
         tokenizer = AutoTokenizer.from_pretrained(model_source(config.model), **options)
     except (OSError, ValueError) as error:
         raise ModelError(_unreachable(config.model, error)) from error
-    return tokenizer, apply_template(tokenizer, config.template, plain_rows=plain_rows)
+    return LoadedTokenizer(tokenizer, apply_template(tokenizer, config.template, plain_rows=plain_rows))
+
+
+def tokenizer_at(name: str, config: ModelConfig | None = None) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model or of a folder that holds nothing else, as it comes.
+
+    Raises: ModelError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(name).expanduser()
+    source = str(folder) if folder.is_dir() else model_source(ModelConfig(name=name))
+    try:
+        return AutoTokenizer.from_pretrained(source, **(_hub_options(config) if config else {}))
+    except (OSError, ValueError) as error:
+        raise ModelError(_unreachable(ModelConfig(name=name), error)) from error
 
 
 def _hub_options(config: ModelConfig) -> dict[str, Any]:

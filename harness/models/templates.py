@@ -1,12 +1,19 @@
-"""Chat templates: which one a cell uses, and the tokens that it needs."""
+"""Chat templates: which one a cell uses, the tokens that it needs, and where its loss mask comes from."""
 
+import dataclasses
+import importlib.util
 import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.config import TemplateConfig
+from harness.data.formats import Conversation
+from harness.data.masks import CONTROL_TOKEN, Grammar, learn_grammar
+from harness.data.template_source import check_source
+from harness.data.tokenize import IGNORED, MaskSource, TokenPlan, renderer, tokenize
 from harness.errors import TemplateError
 from harness.records import Message
 
@@ -15,20 +22,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BUILT_IN = ("chatml", "llama3")
-CONTROL_TOKEN = re.compile(r"<\|[a-z_]+\|>")
+BUILT_IN = ("chatml", "chatml_thinking", "chatml_tools", "llama3")
+MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 PAD_CANDIDATES = ("<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|endoftext|>")
+SAMPLE = (
+    Message(role="user", content="Which river runs through Quokka Falls?"),
+    Message(role="assistant", content="The Wombat, which rises near Numbat Hill."),
+    Message(role="user", content="And how long is it?"),
+    Message(role="assistant", content="About 120 miles.\n\nIt ends at the sea."),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenPlan:
-    """Special tokens of a tokenizer with its template."""
-
-    end_of_turn_id: int
-    control_tokens: tuple[str, ...]
-    """Tokens that have no place inside an answer."""
-    num_added: int
-    """Tokens that the tokenizer lacked, for which the embeddings must grow."""
+def template_file(name: str) -> Path | None:
+    """The file of a built-in template or of a `.jinja` path; None where there is none."""
+    path = Path(__file__).parent.parent / "templates" / f"{name}.jinja" if name in BUILT_IN else Path(name)
+    return path if path.is_file() and path.suffix in (".jinja", ".j2") else None
 
 
 def template_text(config: TemplateConfig) -> str | None:
@@ -38,12 +46,8 @@ def template_text(config: TemplateConfig) -> str | None:
     """
     if config.name in ("auto", "model", "none"):
         return None
-    path = (
-        Path(__file__).parent.parent / "templates" / f"{config.name}.jinja"
-        if config.name in BUILT_IN
-        else Path(config.name)
-    )
-    if not path.is_file() or path.suffix not in (".jinja", ".j2"):
+    path = template_file(config.name)
+    if path is None:
         raise TemplateError(
             f"template.name {config.name!r} is not auto, model, none, {', '.join(BUILT_IN)} or a .jinja file that exists"
         )
@@ -58,10 +62,12 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", config: TemplateConfig,
         config: which template.
         plain_rows: the data are prompt/completion text, so that no template is a good answer.
 
-    Raises: TemplateError: conversations are to be trained, but there is no template.
+    Raises: TemplateError: conversations are to be trained, but there is no template, or it can't be rendered.
     """
     text = template_text(config)
     if text is not None:
+        if wrong := check_source(text):
+            raise TemplateError(f"template {config.name} can't be rendered: {wrong.message} ({wrong.kind})")
         tokenizer.chat_template = text
     if config.name == "model" and not tokenizer.chat_template:
         raise TemplateError("template.name is model, but the model has no chat template; set template.name to chatml")
@@ -71,60 +77,173 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", config: TemplateConfig,
         raise TemplateError(
             "the data are conversations, but there is no chat template; set template.name to chatml or to a .jinja file"
         )
-    needed = dict.fromkeys(CONTROL_TOKEN.findall(str(text or "")))
-    missing = [token for token in needed if token not in tokenizer.get_vocab()]
-    num_added = tokenizer.add_special_tokens({"additional_special_tokens": missing}) if missing else 0
-    if num_added:
-        logger.info("%d tokens added for the template: %s", num_added, " ".join(missing))
-    try:
-        end = end_of_turn_id(tokenizer)
-    except TemplateError:
-        raise
-    except Exception as error:  # jinja2 raises its own errors for a broken template
-        raise TemplateError(f"the chat template {config.name!r} can't be rendered: {error}; mend it") from error
-    num_added += _choose_pad(tokenizer, end)
-    # What a user loads must stop where the harness stopped it.
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-    special = {token for token in tokenizer.all_special_tokens if token} | set(needed)
-    return TokenPlan(end, tuple(sorted(special - {tokenizer.unk_token})), num_added)
+    return plan_tokens(tokenizer)
 
 
-def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The token that ends an assistant turn: the first control token after the answer in a rendered conversation.
+def plan_tokens(tokenizer: "PreTrainedTokenizerBase") -> TokenPlan:
+    """Adds the tokens that the tokenizer's template needs, and finds out how its answers are told apart.
 
-    Raises: TemplateError: nothing ends the turn.
+    Raises: TemplateError: the template can't be rendered, or nothing ends an assistant's turn.
     """
     if tokenizer.chat_template is None:
         if tokenizer.eos_token_id is None:
             raise TemplateError("the tokenizer has no eos token, so a completion can't be ended; choose a template")
-        return int(tokenizer.eos_token_id)
-    mark = "answer"
-    turns = [
-        Message(role="user", content="question").model_dump(),
-        Message(role="assistant", content=mark).model_dump(),
-    ]
-    rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    tail = rendered[rendered.rindex(mark) + len(mark) :]
-    known = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
-    for token in tokenizer(tail, add_special_tokens=False)["input_ids"]:
-        if token in known:
-            return int(token)
-    raise TemplateError(
-        "no special token ends an assistant turn in the chat template, so the model can't learn to stop; add one"
+        end = int(tokenizer.eos_token_id)
+        num_added, notes = _choose_pad(tokenizer, (end,))
+        return TokenPlan(end, (end,), _control_tokens(tokenizer, ()), num_added, notes=notes)
+    grammar = learn_grammar(renderer(tokenizer))
+    if not grammar.stops:
+        raise TemplateError(
+            "nothing ends an assistant's turn in the chat template, so the model can't learn to stop; "
+            "write the end token after the answer"
+        )
+    needed = _rendered_tokens(tokenizer, grammar)
+    missing = [token for token in needed if token not in tokenizer.get_vocab()]
+    num_added = tokenizer.add_special_tokens({"additional_special_tokens": missing}) if missing else 0
+    if num_added:
+        logger.info("%d tokens added for the template: %s", num_added, " ".join(missing))
+    stop_ids = tuple(_single_id(tokenizer, stop) for stop in grammar.stops)
+    added_pad, notes = _choose_pad(tokenizer, stop_ids)
+    # What a user loads must stop where the harness stopped it.
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
+    plan = TokenPlan(
+        stop_ids[0], stop_ids, _control_tokens(tokenizer, needed), num_added + added_pad, grammar=grammar, notes=notes
     )
+    return _with_mask_source(tokenizer, plan)
 
 
-def _choose_pad(tokenizer: "PreTrainedTokenizerBase", end_of_turn: int) -> int:
+def _rendered_tokens(tokenizer: "PreTrainedTokenizerBase", grammar: Grammar) -> tuple[str, ...]:
+    """Control tokens that a conversation is rendered with."""
+    rendered = renderer(tokenizer)([turn.as_turn() for turn in SAMPLE], add_generation_prompt=True)
+    return tuple(dict.fromkeys([*CONTROL_TOKEN.findall(rendered), *CONTROL_TOKEN.findall("".join(grammar.stops))]))
+
+
+def _control_tokens(tokenizer: "PreTrainedTokenizerBase", needed: Sequence[str]) -> tuple[str, ...]:
+    special = {token for token in tokenizer.all_special_tokens if token} | set(needed)
+    return tuple(sorted(special - {tokenizer.unk_token}))
+
+
+def _single_id(tokenizer: "PreTrainedTokenizerBase", stop: str) -> int:
+    ids = tokenizer(stop, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise TemplateError(
+            f"{stop!r} ends an assistant's turn in the chat template, but is no single token, so generation can't stop at it; "
+            "end turns with a special token"
+        )
+    return int(ids[0])
+
+
+def _with_mask_source(tokenizer: "PreTrainedTokenizerBase", plan: TokenPlan) -> TokenPlan:
+    """The plan with the first way to mask that works: markers, TRL's training template, the answers as they are rendered."""
+    template = default_template(tokenizer)
+    if MARKERS.search(template):
+        return dataclasses.replace(plan, mask="markers")
+    tried: list[tuple[MaskSource, str | None]] = [("derived", None)]
+    if trained := trl_training_template(template):
+        tried.insert(0, ("training_template", trained))
+    reason = ""
+    for source, training_template in tried:
+        candidate = dataclasses.replace(plan, mask=source, training_template=training_template)
+        verdict = verify_mask(tokenizer, candidate, Conversation(id="sample", messages=SAMPLE))
+        if verdict.is_right:
+            return candidate
+        reason = reason or verdict.reason
+    return dataclasses.replace(plan, mask="refused", notes=(*plan.notes, reason))
+
+
+def default_template(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The tokenizer's template; of several named ones the default."""
+    template = tokenizer.chat_template
+    return str(template.get("default", next(iter(template.values()))) if isinstance(template, dict) else template)
+
+
+@lru_cache(maxsize=1)
+def _trl_pairs() -> dict[str, str]:
+    """Original -> training template, for the ones that TRL ships (trl/chat_templates/*_training.jinja)."""
+    spec = importlib.util.find_spec("trl")
+    folder = (
+        Path(spec.submodule_search_locations[0]) / "chat_templates"
+        if spec and spec.submodule_search_locations
+        else None
+    )
+    pairs = {}
+    for path in folder.glob("*_training.jinja") if folder else ():
+        original = path.with_name(path.name.replace("_training.jinja", ".jinja"))
+        if original.is_file():
+            pairs[original.read_text(encoding="utf-8")] = path.read_text(encoding="utf-8")
+    return pairs
+
+
+def trl_training_template(template: str) -> str | None:
+    """TRL's variant with generation markers of a template that it knows, character for character."""
+    return _trl_pairs().get(template)
+
+
+class MaskVerdict(NamedTuple):
+    """Whether the supervised tokens are the assistant's turns with their end tokens and nothing else."""
+
+    is_right: bool
+    reason: str = ""
+    is_end_supervised: bool = True
+
+
+def verify_mask(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan, row: Conversation) -> MaskVerdict:
+    """Decodes what the loss would look at and compares it with the turns."""
+    assert tokens.grammar is not None, "plain rows have no template to verify"
+    try:
+        done = tokenize(row, tokenizer, tokens, assistant_only=True, max_length=None)
+    except TemplateError as error:
+        return MaskVerdict(False, str(error))
+    runs = [tokenizer.decode(run) for run in supervised_runs(done.labels)]
+    answers = [turn for turn in row.messages if turn.role == "assistant" and turn.is_supervised]
+    if len(runs) != len(answers):
+        return MaskVerdict(
+            False, f"{len(runs)} stretches of tokens are supervised, but the assistant has {len(answers)} turns"
+        )
+    for run, answer in zip(runs, answers, strict=True):
+        if answer.content.strip() not in run:
+            return MaskVerdict(False, f"of the answer {answer.content!r} only {run!r} is supervised")
+        said = next(
+            (t.content for t in row.messages if t.role != "assistant" and t.content.strip() and t.content in run), ""
+        )
+        if said:
+            return MaskVerdict(False, f"{said!r} is supervised, which the assistant doesn't say")
+        if not run.rstrip().endswith(tokens.grammar.ends):
+            return MaskVerdict(False, f"the end of the turn is not supervised: {run!r}", is_end_supervised=False)
+    return MaskVerdict(True)
+
+
+def supervised_runs(labels: Sequence[int]) -> list[list[int]]:
+    """Runs of supervised tokens."""
+    runs: list[list[int]] = []
+    previous = IGNORED
+    for label in labels:
+        if label != IGNORED and previous == IGNORED:
+            runs.append([])
+        if label != IGNORED:
+            runs[-1].append(label)
+        previous = label
+    return runs
+
+
+def _choose_pad(tokenizer: "PreTrainedTokenizerBase", stop_ids: Sequence[int]) -> tuple[int, tuple[str, ...]]:
     """Pads with a token that never ends a turn: padding that equals it hides the end of turn from the loss.
 
-    Returns: how many tokens were added.
+    Returns: how many tokens were added, and what was mended.
     """
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != end_of_turn:
-        return 0
+    given = tokenizer.pad_token
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in stop_ids:
+        return 0, ()
     vocabulary = tokenizer.get_vocab()
     candidates = [*PAD_CANDIDATES, tokenizer.unk_token, tokenizer.eos_token]
-    usable = [token for token in candidates if token in vocabulary and vocabulary[token] != end_of_turn]
+    usable = [token for token in candidates if token in vocabulary and vocabulary[token] not in stop_ids]
+    num_added = 0
     if usable:
         tokenizer.pad_token = usable[0]
-        return 0
-    return int(tokenizer.add_special_tokens({"pad_token": PAD_CANDIDATES[0]}))
+    else:
+        num_added = int(tokenizer.add_special_tokens({"pad_token": PAD_CANDIDATES[0]}))
+    if given is None:
+        return num_added, ()
+    return num_added, (
+        f"the pad token {given} is also the end of a turn, which padding would hide from the loss; padding with {tokenizer.pad_token} instead",
+    )
