@@ -1,5 +1,6 @@
 """The experiment file: every field, its type and its meaning."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from harness.library_fields import FieldSet, lora_config_fields, quantization_fields, sft_config_fields
 
+TRL_MAX_LENGTH = 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -217,6 +219,33 @@ class RunConfig(Section):
                 "quantization needs an adapter: quantized weights can't be trained; add the section adapter:"
             )
         return self
+
+    @property
+    def trains_on_answers_only(self) -> bool:
+        """Whether the loss leaves prompts out: the default, unless the YAML turns TRL's field off."""
+        return (
+            self.training.get("assistant_only_loss") is not False
+            and self.training.get("completion_only_loss") is not False
+        )
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of the longest row that is trained or probed; TRL's own default where the YAML says nothing."""
+        given = self.training.get("max_length", TRL_MAX_LENGTH)
+        return None if given is None else int(given)
+
+    def planned_steps(self, num_rows: int) -> int:
+        """Optimizer steps that a training on so many rows takes on one device, packing aside."""
+        if int(self.training.get("max_steps") or -1) > 0:
+            return int(self.training["max_steps"])
+        batch = int(self.training.get("per_device_train_batch_size") or 8)
+        batch *= int(self.training.get("gradient_accumulation_steps") or 1)
+        return math.ceil(math.ceil(num_rows / batch) * float(self.training.get("num_train_epochs") or 3.0))
+
+    @property
+    def packs_long_rows(self) -> bool:
+        """Whether packing spreads a long row over several sequences, so that nothing is cut."""
+        return bool(self.training.get("packing")) and self.training.get("packing_strategy", "bfd") != "bfd"
 
 
 class ExperimentConfig(Section):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from harness.config import tracking_uri
 from harness.diagnose.cell import diagnose_cell
@@ -13,7 +13,7 @@ from harness.grid import Cell, CellSpec
 from harness.launch import local
 from harness.plan import Plan, check_plan, check_tests, is_done
 from harness.rank import rank
-from harness.records import CellResult, Exclusion, Finding, Ranking
+from harness.records import CellCheck, CellResult, Exclusion, Finding, Ranking
 from harness.report.write import write_reports
 from harness.store import (
     CellFolder,
@@ -35,20 +35,67 @@ class Progress:
     """Cell id -> waiting | running | finished | failed | reused."""
 
 
-def run_experiment(made: Plan, show: Callable[[Progress], None]) -> tuple[Ranking, bool]:
+def run_experiment(
+    made: Plan, show: Callable[[Progress], None], warn: Callable[[str], None], *, strict: bool = False
+) -> tuple[Ranking, bool]:
     """Trains and evaluates what is not done yet, ranks everything, writes the report; whether no cell failed.
 
-    Raises: HarnessError: something is wrong with a cell before anything was started.
+    Args:
+        made: the plan.
+        show: is told whenever a worker starts or ends.
+        warn: is told what preflight finds, one sentence each.
+        strict: start nothing where preflight finds anything at all.
+
+    Raises: HarnessError: something is wrong with every cell before anything was started.
     """
     todo = [cell for cell in made.everything() if not is_done(made, cell)]
     if todo:
-        found = check_plan(made._replace(cells=tuple(c for c in made.cells if c in todo) or made.cells[:1]), deep=True)
-        if any(found.values()):
-            raise ConfigError("\n".join(dict.fromkeys(problem for problems in found.values() for problem in problems)))
+        checks = check_plan(made._replace(cells=tuple(c for c in made.cells if c in todo) or made.cells[:1]), deep=True)
+        refused = _refused(checks, warn, strict=strict)
         check_tests(made.cells)
         with made.folder.lock():
-            _start(made, todo, show)
+            for cell in (cell for cell in todo if cell.id in refused):
+                write_record(made.folder.cell(cell.id).result, _refusal(cell, checks[cell.id]))
+            for cell_id, check in checks.items():
+                write_record(made.folder.cell(cell_id).check, check)
+            _start(made, [cell for cell in todo if cell.id not in refused], show)
     return finish(made, changed=bool(todo))
+
+
+def _refused(checks: Mapping[str, CellCheck], warn: Callable[[str], None], *, strict: bool) -> set[str]:
+    """Cells that can't work; their siblings go on.
+
+    Raises: ConfigError: there are only such cells, or any problem at all where preflight is strict.
+    """
+    errors = {cell_id for cell_id, check in checks.items() if check.messages("error")}
+    warned = problem_lines(checks, "warning")
+    if errors and (strict or len(errors) == len(checks)):
+        raise ConfigError("\n".join(problem_lines(checks, "error")))
+    if strict and warned:
+        raise ConfigError("\n".join(warned))
+    for line in (*warned, *(f"{text} (not trained)" for text in problem_lines(checks, "error"))):
+        warn(line)
+    return errors
+
+
+def problem_lines(checks: Mapping[str, CellCheck], severity: Literal["warning", "error"]) -> list[str]:
+    """Every problem once, with the cells that have it where it isn't all of them."""
+    cells: dict[str, list[str]] = {}
+    for check in checks.values():
+        for message in check.messages(severity):
+            cells.setdefault(message, []).append(check.name)
+    return [text if len(names) == len(checks) else f"{_some(names)}: {text}" for text, names in cells.items()]
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"cell {names[0]}" if len(names) == 1 else f"{len(names)} cells ({names[0]}, ...)"
+
+
+def _refusal(cell: Cell, check: CellCheck) -> CellResult:
+    return CellResult(
+        cell=cell.id, name=cell.name, group=cell.group, seed=cell.seed, base=cell.base, overrides=cell.overrides, status="failed",
+        stage="preflight", error="; ".join(check.messages("error")),
+    )  # fmt: skip
 
 
 def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -> None:

@@ -8,19 +8,17 @@ from functools import partial
 from pathlib import Path
 
 from harness.config import EvalConfig
-from harness.data.formats import Conversation
 from harness.data.splits import Splits, load_splits
-from harness.data.tokenize import Tokenized, tokenize
 from harness.evaluate import AskedModel, evaluate, extract
 from harness.grid import CellSpec
 from harness.models.load import LoadedModel, load_base, load_checkpoint
+from harness.models.prepared import prepare
 from harness.records import CellResult, Example, Generation, SuiteResult, TrainResult
 from harness.store import CellFolder, once, read_lines, read_record, write_lines, write_record, write_text
 from harness.suite import Suite, load_suite, suite_digest, suite_examples
 from harness.tracking.base import Tracker
 from harness.tracking.connection import experiment_id_of
 from harness.tracking.mlflow_tracker import MlflowTracker
-from harness.train.arguments import planned_steps, trains_on_answers_only
 from harness.train.sft import MAX_PROBE_ROWS, train
 
 logger = logging.getLogger(__name__)
@@ -79,7 +77,7 @@ def _work(spec: CellSpec, folder: CellFolder, tracker: Tracker, stage: _Stage) -
     splits = load_splits(spec.cell.config.data)
     trained: TrainResult | None = None
     if spec.cell.seed is not None:
-        stage.enter("training", planned_steps(spec.cell.config.training, len(splits.train)))
+        stage.enter("training", spec.cell.config.planned_steps(len(splits.train)))
         is_new = not (folder.path / "train.json").exists()
         trained = folder.once("train", TrainResult, lambda: train(spec.cell, folder, tracker, splits))
         if is_new:
@@ -159,16 +157,10 @@ class _LazyModel:
 
 
 def _probe_memory(spec: CellSpec, folder: CellFolder, splits: Splits, loaded: LoadedModel) -> None:
-    """Extraction on training and validation rows, always on the same rows."""
-    only = trains_on_answers_only(spec.cell.config)
-    max_length = int(spec.cell.config.training.get("max_length") or loaded.context)
-
-    def tokenized(rows: Sequence[Conversation]) -> list[Tokenized]:
-        stride = max(1, len(rows) // MAX_PROBE_ROWS)
-        end = loaded.tokens.end_of_turn_id
-        return [
-            tokenize(row, loaded.tokenizer, end_of_turn_id=end, assistant_only=only, max_length=max_length)
-            for row in rows[::stride][:MAX_PROBE_ROWS]
-        ]
-
-    write_lines(folder.extraction, extract(loaded, tokenized(splits.train), tokenized(splits.validation)))
+    """Extraction on the training rows that are probed for their loss, and on as many validation rows."""
+    config = spec.cell.config
+    train = prepare(config, "train", splits.train, loaded, folder.tokenized)
+    validation = prepare(config, "validation", splits.validation, loaded, folder.tokenized)
+    size = min(len(train), len(validation), MAX_PROBE_ROWS)
+    items = extract(loaded, train.spread(size), validation.spread(size))
+    write_lines(folder.extraction, items)

@@ -15,10 +15,16 @@ from harness.grid import Cell, expand, plan, reference_cell
 from harness.library_fields import did_you_mean
 from harness.models.load import model_fingerprint
 from harness.models.templates import template_text
-from harness.records import CellResult, Example
+from harness.records import CellCheck, CellResult, Example
 from harness.resources import digest
 from harness.store import ExperimentFolder, experiment_folder, read_record
 from harness.suite import load_suite, suite_digest, suite_examples
+
+# What of the training settings preflight looks at.
+CHECKED_TRAINING = (
+    "max_length", "packing", "packing_strategy", "padding_free", "assistant_only_loss", "completion_only_loss",
+    "per_device_train_batch_size", "gradient_checkpointing", "optim",
+)  # fmt: skip
 
 
 class Plan(NamedTuple):
@@ -80,8 +86,12 @@ def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -
     return tuple(found)
 
 
-def check_plan(made: Plan, *, deep: bool) -> Mapping[str, tuple[str, ...]]:
-    """Cell id -> problems, suites and the folder included.
+def check_plan(made: Plan, *, deep: bool) -> Mapping[str, CellCheck]:
+    """Cell id -> what preflight finds; suites, ranking and the folder are checked too.
+
+    Args:
+        made: the plan.
+        deep: also load tokenizers and model configs, from the Hub where they are there, and tokenize every row.
 
     Raises: HarnessError: a suite can't be loaded or asked, or the folder can't be written to.
     """
@@ -94,7 +104,23 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, tuple[str, ...]]:
     _check_ranking(made.config.ranking, metrics)
     if deep:
         made.folder.check_writable()
-    return preflight.problems(made.cells, deep=deep)
+    known: dict[str, CellCheck] = {}
+    found: dict[str, CellCheck] = {}
+    for cell in made.cells:
+        # Cells that differ in what doesn't matter here (a learning rate, a seed) are checked once.
+        config = cell.config
+        checked = config.model_dump(mode="json", include={"model", "template", "data", "adapter", "quantization"})
+        key = digest([checked, {name: config.training.get(name) for name in CHECKED_TRAINING}])
+        if key not in known:
+            known[key] = preflight.check_deep(cell, made.folder) if deep else preflight.check_light(cell)
+        found[cell.id] = known[key].model_copy(
+            update={"cell": cell.id, "name": cell.name, "steps": _steps(cell, known[key])}
+        )
+    return found
+
+
+def _steps(cell: Cell, check: CellCheck) -> int | None:
+    return cell.config.planned_steps(check.rows) if check.rows is not None else None
 
 
 def _check_ranking(ranking: RankingConfig, metrics: set[str]) -> None:

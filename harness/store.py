@@ -119,6 +119,21 @@ class CellFolder:
         return self.path / "mlflow_run_id.txt"
 
     @property
+    def check(self) -> Path:
+        """What preflight found."""
+        return self.path / "preflight.json"
+
+    @property
+    def dropped(self) -> Path:
+        """One Dropped a line: every row that the cell was not trained or evaluated on."""
+        return self.path / "dropped.jsonl"
+
+    @property
+    def tokenized(self) -> Path:
+        """Tokenized splits, shared by the cells of an experiment."""
+        return self.path.parent.parent / "tokenized"
+
+    @property
     def checkpoints(self) -> Path:
         """The trainer's output folder."""
         return self.path / "checkpoints"
@@ -169,6 +184,15 @@ class ExperimentFolder:
     def config(self) -> Path:
         """The experiment file that made this folder, with its overrides applied."""
         return self.path / "experiment.json"
+
+    @property
+    def tokenized(self) -> Path:
+        """Tokenized splits, shared by the cells."""
+        return self.path / "tokenized"
+
+    def data_report(self, digest: str) -> Path:
+        """What is known of the rows of cells that share them."""
+        return self.path / "data" / f"{digest}.json"
 
     def report(self, suffix: str) -> Path:
         """report.html, report.md or report.json."""

@@ -20,6 +20,6 @@ def command(experiment: str, overrides: tuple[str, ...]) -> None:
     """
     made = only_trained(plan_experiment(experiment, overrides))
     with ProgressDisplay(made) as display:
-        ranking, all_finished = run_experiment(made, display.update)
+        ranking, all_finished = run_experiment(made, display.update, display.warn)
     print_outcome(made, ranking)
     sys.exit(0 if all_finished else 1)

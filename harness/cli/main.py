@@ -16,6 +16,8 @@ from harness.errors import HarnessError
 COMMANDS = {
     "run": "Train, evaluate, diagnose and rank an experiment.",
     "plan": "Show the cells of an experiment, checked, without training.",
+    "data": "Report on a dataset: formats, lengths, duplicates, leaks, faults.",
+    "template": "Check a chat template: masks, end of turn, prompts, tools, thinking.",
     "evaluate": "Evaluate trained cells with the suites of the file as it is now.",
     "diagnose": "Look for warning signs in a cell, a run or a trainer_state.json.",
     "rank": "Rank an experiment from its records.",
@@ -83,6 +85,7 @@ def main(verbose: bool) -> None:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DATASETS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from harness.experiment import Progress
@@ -77,6 +78,10 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.update(self._table())
             self._live.stop()
+
+    def warn(self, text: str) -> None:
+        """One thing that preflight found."""
+        self._console.print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
 
     def update(self, progress: Progress) -> None:
         """A worker started or ended."""

@@ -16,7 +16,8 @@ from harness.plan import plan_experiment
 @click.command("run", short_help="Train, evaluate, diagnose and rank an experiment.")
 @experiment_argument
 @click.option("--dry-run", is_flag=True, help="Only show the plan, as `harness plan --json` does.")
-def command(experiment: str, overrides: tuple[str, ...], dry_run: bool) -> None:
+@click.option("--strict", is_flag=True, help="Start nothing where the checks find anything at all.")
+def command(experiment: str, overrides: tuple[str, ...], dry_run: bool, strict: bool) -> None:
     """Train, evaluate, diagnose and rank EXPERIMENT (a YAML file or a bundled name).
 
     Run it again: finished cells are kept, interrupted ones go on, changed ones are trained anew.
@@ -32,6 +33,6 @@ def command(experiment: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         print_plan(made, as_json=True)
         return
     with ProgressDisplay(made) as display:
-        ranking, all_finished = run_experiment(made, display.update)
+        ranking, all_finished = run_experiment(made, display.update, display.warn, strict=strict)
     print_outcome(made, ranking)
     sys.exit(0 if all_finished else 1)

@@ -5,9 +5,7 @@ import ctypes
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -16,6 +14,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+
+from harness.hardware import visible_gpus
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class PackState:
 
 def slots(max_workers: int | None) -> tuple[list[str], int]:
     """GPU ids (or empty strings) that packs may run on, and the CPU threads of each worker."""
-    gpus = _visible_gpus()
+    gpus = visible_gpus()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if gpus:
         chosen = gpus[: max_workers or len(gpus)]
@@ -52,18 +52,6 @@ def slots(max_workers: int | None) -> tuple[list[str], int]:
     # One thread a worker: two processes with several threads each slow one another down many times.
     count = max_workers or cores
     return [""] * count, max(1, cores // count)
-
-
-def _visible_gpus() -> list[str]:
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return [part for part in listed.split(",") if part.strip() and part.strip() != "-1"]
-    found = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    if not found and shutil.which("nvidia-smi"):
-        # WSL and some containers have GPUs without that folder.
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
-        found = sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
-    return [str(index) for index in range(found)]
 
 
 def launch(packs: Sequence[PackJob], devices: Sequence[str], environment: Mapping[str, str]) -> Iterator[PackState]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from trl import SFTConfig
 
 from harness.config import RunConfig
@@ -17,12 +18,15 @@ NUM_EVALUATIONS = 10
 def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path, *, is_resumed: bool) -> SFTConfig:
     """TRL's settings as they will be in force.
 
-    Raises: TrainError: TRL refuses the settings.
+    Raises: TrainError: TRL or the harness refuses the settings.
     """
     on_gpu = torch.cuda.is_available()
     training = config.training
-    steps = planned_steps(training, num_rows)
-    every = training.get("eval_steps") or max(1, math.ceil(steps / NUM_EVALUATIONS))
+    if training.get("truncation_mode", "keep_start") != "keep_start":
+        raise TrainError(
+            "training.truncation_mode must be keep_start: rows are cut at their end, in all that reads them"
+        )
+    every = evaluation_interval(config, num_rows)
     defaults: dict[str, Any] = {
         # Every optimizer step is logged: the warning signs are read from the curve.
         "logging_steps": 1,
@@ -49,8 +53,6 @@ def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path, *, 
         # The labels already say what is supervised; these two would have TRL derive them again.
         "assistant_only_loss": False,
         "completion_only_loss": False,
-        # Rows are shuffled by the sampler; shuffling here too would break the probe's order.
-        "shuffle_dataset": False,
     }
     try:
         with warnings.catch_warnings():
@@ -60,19 +62,22 @@ def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path, *, 
         raise TrainError(f"TRL refuses the settings of training: {error}") from error
 
 
-def planned_steps(training: dict[str, Any], num_rows: int) -> int:
-    """Optimizer steps that a training will take on one device."""
-    if int(training.get("max_steps") or -1) > 0:
-        return int(training["max_steps"])
-    batch = int(training.get("per_device_train_batch_size") or 8) * int(
-        training.get("gradient_accumulation_steps") or 1
+def evaluation_interval(config: RunConfig, num_rows: int) -> float:
+    """Optimizer steps between two evaluations: as the user says (below 1: a share of all), else such that there are ten."""
+    every: float = config.training.get("eval_steps") or max(
+        1, math.ceil(config.planned_steps(num_rows) / NUM_EVALUATIONS)
     )
-    return math.ceil(math.ceil(num_rows / batch) * float(training.get("num_train_epochs") or 3.0))
+    return every
 
 
-def trains_on_answers_only(config: RunConfig) -> bool:
-    """Whether the loss leaves prompts out: the default, unless the YAML turns TRL's field off."""
-    return (
-        config.training.get("assistant_only_loss") is not False
-        and config.training.get("completion_only_loss") is not False
-    )
+def lora_config(config: RunConfig) -> LoraConfig | None:
+    """PEFT's settings of a cell; None for a full fine-tune.
+
+    Raises: TrainError: PEFT refuses them.
+    """
+    if config.adapter is None:
+        return None
+    try:
+        return LoraConfig(task_type="CAUSAL_LM", **config.adapter)
+    except (TypeError, ValueError) as error:
+        raise TrainError(f"PEFT refuses the settings of adapter: {error}") from error

@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,24 +11,34 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import PreTrainedModel, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
 from harness.config import RunConfig
 from harness.data.formats import Conversation
+from harness.data.prepare import PreparedSplit
 from harness.data.sources import fingerprint
 from harness.data.splits import Splits
-from harness.data.tokenize import Tokenized, as_columns, tokenize
+from harness.data.tokenize import Tokenized, as_columns
 from harness.errors import TrainError, boundary
 from harness.grid import Cell
 from harness.models.generate import row_losses
 from harness.models.load import LoadedModel, load_base
-from harness.records import Probe, ProbeSplit, SplitSummary, TracePoint, TrainResult, finite_or_name
+from harness.models.prepared import prepare
+from harness.records import (
+    Dropped,
+    Probe,
+    ProbeSplit,
+    SplitName,
+    SplitSummary,
+    TracePoint,
+    TrainResult,
+    finite_or_name,
+)
 from harness.resources import digest
 from harness.store import CellFolder, read_lines, write_lines
 from harness.tracking.base import Tracker
-from harness.train.arguments import planned_steps, sft_arguments, trains_on_answers_only
+from harness.train.arguments import evaluation_interval, lora_config, sft_arguments
 from harness.train.callbacks import EvaluateAtEnd, TraceCallback
 from harness.train.environment import environment, peak_memory_gib
 
@@ -40,54 +51,53 @@ MAX_PROBE_ROWS = 100
 class TrainingRows:
     """Tokenized rows of a cell; the probe sets are evaluated row by row at every evaluation."""
 
-    train: list[Tokenized]
+    train: PreparedSplit
     validation: list[Tokenized]
     train_probe: list[Tokenized]
     summaries: Mapping[str, SplitSummary]
 
 
-def prepare_rows(config: RunConfig, splits: Splits, loaded: LoadedModel, max_length: int | None) -> TrainingRows:
-    """Tokenizes, cuts and counts.
+def prepare_rows(config: RunConfig, splits: Splits, loaded: LoadedModel, folder: CellFolder) -> TrainingRows:
+    """Tokenizes, cuts and counts; lists what is dropped in `dropped.jsonl`.
 
-    Raises: TrainError: no row has a supervised token left.
+    Raises: DataError: no row has a supervised token left.
     """
-    assistant_only = trains_on_answers_only(config)
+    summaries: dict[str, SplitSummary] = {}
+    dropped = list(splits.dropped)
 
-    def prepared(rows: Sequence[Conversation], name: str) -> tuple[list[Tokenized], SplitSummary]:
-        tokenized = [
-            tokenize(row, loaded.tokenizer, end_of_turn_id=loaded.tokens.end_of_turn_id,
-                     assistant_only=assistant_only, max_length=max_length)
-            for row in rows
-        ]  # fmt: skip
-        used = [row for row in tokenized if row.num_supervised > 0]
-        source = getattr(config.data, name) or config.data.train
-        summary = SplitSummary(
-            source=source.path,
-            digest=digest([fingerprint(source), [row.id for row in rows]]),
-            rows_read=len(rows),
-            rows_used=len(used),
-            truncated=sum(row.is_truncated for row in tokenized),
-            dropped_unsupervised=len(tokenized) - len(used),
-            tokens=sum(len(row.input_ids) for row in used),
-            supervised_tokens=sum(row.num_supervised for row in used),
-        )
-        _warn_of_losses(name, summary, max_length)
-        if not used:
-            raise TrainError(
-                f"no row of the {name} split has a supervised token within max_length {max_length}; "
-                "raise training.max_length or check the template's {% generation %} markers"
-            )
-        return used, summary
+    def prepared(name: SplitName, rows: Sequence[Conversation]) -> PreparedSplit:
+        made = prepare(config, name, rows, loaded, folder.tokenized)
+        dropped.extend(made.counts.dropped)
+        summaries[name] = _summary(config, name, rows, made, [item for item in dropped if item.split == name])
+        _warn_of_losses(name, summaries[name], config.max_length)
+        return made
 
-    train, train_summary = prepared(splits.train, "train")
-    validation, validation_summary = prepared(splits.validation, "validation")
+    train, validation = prepared("train", splits.train), prepared("validation", splits.validation)
+    write_lines(folder.dropped, dropped)
     size = min(len(validation), len(train), MAX_PROBE_ROWS)
-    stride = len(train) / size
-    return TrainingRows(
-        train,
-        validation,
-        [train[int(position * stride)] for position in range(size)],
-        {"train": train_summary, "validation": validation_summary},
+    probe = [_cut(row, config.max_length) for row in train.spread(size)]
+    return TrainingRows(train, validation.rows(), probe, summaries)
+
+
+def _cut(row: Tokenized, max_length: int | None) -> Tokenized:
+    """A row no longer than the validation rows are: packing may have kept it whole."""
+    return row._replace(input_ids=row.input_ids[:max_length], labels=row.labels[:max_length])
+
+
+def _summary(
+    config: RunConfig, name: SplitName, rows: Sequence[Conversation], made: PreparedSplit, dropped: Sequence[Dropped]
+) -> SplitSummary:
+    sources = getattr(config.data, name) or config.data.train
+    return SplitSummary(
+        source=", ".join(source.path for source in sources),
+        digest=digest([[fingerprint(source) for source in sources], [row.id for row in rows]]),
+        rows_read=len(rows),
+        rows_used=len(made),
+        truncated=made.counts.truncated,
+        dropped_unsupervised=len(rows) - len(made),
+        dropped=dict(Counter(item.reason for item in dropped)),
+        tokens=made.counts.tokens,
+        supervised_tokens=made.counts.supervised_tokens,
     )
 
 
@@ -104,7 +114,8 @@ def _warn_of_losses(name: str, summary: SplitSummary, max_length: int | None) ->
 class ProbingTrainer(SFTTrainer):
     """An SFTTrainer whose evaluation keeps the NLL of every row, of validation and of a fixed part of the training rows.
 
-    `eval_loss` is the mean over supervised tokens, as in TRL, and comes from the same forward pass.
+    `eval_loss` is the NLL, a mean over all supervised tokens, of rows that are not packed. TRL's own is a mean of batch
+    means of the training loss (smoothed, or DFT), which can't be compared between the cells of a grid.
     """
 
     def __init__(self, *args: Any, rows: TrainingRows, probes_path: Path, **kwargs: Any) -> None:
@@ -141,6 +152,8 @@ class ProbingTrainer(SFTTrainer):
                 with self._probes_path.open("a", encoding="utf-8") as file:
                     file.write(f"{probe.model_dump_json()}\n")
         metrics[f"{metric_key_prefix}_runtime"] = time.monotonic() - started
+        # In train mode, TRL would take the training metrics since the last log for those of this evaluation.
+        self.model.eval()
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -158,16 +171,21 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> T
     arguments = sft_arguments(
         config, cell.seed, len(splits.train), folder.checkpoints, is_resumed=resume_from is not None
     )
-    rows = prepare_rows(config, splits, loaded, arguments.max_length)
+    rows = prepare_rows(config, splits, loaded, folder)
     # The adapter's initial weights depend on it.
     torch.manual_seed(cell.seed)
     trainer = _trainer(config, loaded, arguments, rows, folder, tracker)
+    # How many rows are left is known once TRL has packed them.
+    num_rows = len(trainer.train_dataset)
+    if arguments.packing:
+        arguments.eval_steps = evaluation_interval(config, num_rows)
+        arguments.save_steps = config.training.get("save_steps", arguments.eval_steps)
     settings = _settings(config, arguments, loaded)
     tracker.log_params(settings)
     tracker.log_splits(rows.summaries)
     seconds_before = _forget_after(folder, resume_from)
-    logger.info("training %s: %d rows, %d supervised tokens, %d steps planned", cell.name, len(rows.train),
-                rows.summaries["train"].supervised_tokens, planned_steps(config.training, len(rows.train)))  # fmt: skip
+    logger.info("training %s: %d rows, %d supervised tokens, %d steps planned", cell.name, num_rows,
+                rows.summaries["train"].supervised_tokens, config.planned_steps(num_rows))  # fmt: skip
     started = time.monotonic()
     with boundary(TrainError, "training"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -183,16 +201,13 @@ def _trainer(
     folder: CellFolder,
     tracker: Tracker,
 ) -> ProbingTrainer:
-    try:
-        adapter = LoraConfig(task_type="CAUSAL_LM", **config.adapter) if config.adapter is not None else None
-    except (TypeError, ValueError) as error:
-        raise TrainError(f"PEFT refuses the settings of adapter: {error}") from error
+    adapter = lora_config(config)
     with boundary(TrainError, "setting up TRL's SFTTrainer"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ProbingTrainer(
             model=loaded.model,
             args=arguments,
-            train_dataset=Dataset.from_dict(dict(as_columns(rows.train))),
+            train_dataset=rows.train.training_columns(),
             eval_dataset=Dataset.from_dict(dict(as_columns(rows.validation))),
             processing_class=loaded.tokenizer,
             peft_config=adapter,
@@ -229,9 +244,10 @@ def _settings(config: RunConfig, arguments: SFTConfig, loaded: LoadedModel) -> d
     settings |= {f"template.{key}": str(value) for key, value in config.template.model_dump().items()}
     settings |= {f"data.{key}": str(value) for key, value in config.data.model_dump().items()}
     settings |= {f"training.{key}": str(value) for key, value in sorted(arguments.to_dict().items())}
-    settings["training.assistant_only_loss"] = str(trains_on_answers_only(config))
-    settings["training.completion_only_loss"] = str(trains_on_answers_only(config))
-    adapter = LoraConfig(task_type="CAUSAL_LM", **config.adapter).to_dict() if config.adapter is not None else {}
+    settings["training.assistant_only_loss"] = str(config.trains_on_answers_only)
+    settings["training.completion_only_loss"] = str(config.trains_on_answers_only)
+    adapter_config = lora_config(config)
+    adapter = adapter_config.to_dict() if adapter_config is not None else {}
     settings |= {f"adapter.{key}": str(value) for key, value in sorted(adapter.items())}
     settings |= {f"quantization.{key}": str(value) for key, value in sorted((config.quantization or {}).items())}
     dtype = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
