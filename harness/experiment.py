@@ -94,7 +94,7 @@ def _some(names: Sequence[str]) -> str:
 def _refusal(cell: Cell, check: CellCheck) -> CellResult:
     return CellResult(
         cell=cell.id, name=cell.name, group=cell.group, seed=cell.seed, base=cell.base, overrides=cell.overrides, status="failed",
-        stage="preflight", error="; ".join(check.messages("error")),
+        stage="checking the cell", error="; ".join(check.messages("error")),
     )  # fmt: skip
 
 

@@ -11,15 +11,18 @@ from harness.config import EvalConfig
 from harness.data.splits import Splits, load_splits
 from harness.evaluate import AskedModel, evaluate, extract
 from harness.grid import CellSpec
+from harness.models.ifd import ifd_scores
 from harness.models.load import LoadedModel, load_base, load_checkpoint
 from harness.models.prepared import prepare
-from harness.records import CellResult, Example, Generation, SuiteResult, TrainResult
+from harness.models.verify import NUM_ROWS as VERIFIED_ROWS
+from harness.models.verify import verify_saved
+from harness.records import CellCheck, CellResult, Example, Generation, Probe, SuiteResult, TrainResult
 from harness.store import CellFolder, once, read_lines, read_record, write_lines, write_record, write_text
 from harness.suite import Suite, load_suite, suite_digest, suite_examples
 from harness.tracking.base import Tracker
 from harness.tracking.connection import experiment_id_of
 from harness.tracking.mlflow_tracker import MlflowTracker
-from harness.train.sft import MAX_PROBE_ROWS, train
+from harness.train.sft import MAX_PROBE_ROWS, cut, train
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +77,9 @@ class _Stage:
 
 def _work(spec: CellSpec, folder: CellFolder, tracker: Tracker, stage: _Stage) -> CellResult:
     stage.enter("loading data")
-    splits = load_splits(spec.cell.config.data)
+    if folder.check.exists():
+        tracker.log_check(read_record(folder.check, CellCheck))
+    splits = _splits(spec)
     trained: TrainResult | None = None
     if spec.cell.seed is not None:
         stage.enter("training", spec.cell.config.planned_steps(len(splits.train)))
@@ -85,6 +90,16 @@ def _work(spec: CellSpec, folder: CellFolder, tracker: Tracker, stage: _Stage) -
     stage.enter("evaluating")
     suites = _evaluate_all(spec, folder, tracker, splits, trained)
     return CellResult(**_identity(spec), status="finished", mlflow_run_id=tracker.run_id, suites=suites, train=trained)
+
+
+def _splits(spec: CellSpec) -> Splits:
+    """The rows of a cell; the base model is loaded where a filter asks how much instructions help it."""
+    config = spec.cell.config
+    if spec.cell.seed is None or all(item.score != "ifd" for item in config.data.filter):
+        return load_splits(config.data)
+    unfiltered = load_splits(config.data)
+    base = load_base(config, plain_rows=unfiltered.train[0].is_plain)
+    return load_splits(config.data, ifd=lambda rows: ifd_scores(base, rows, config.max_length))
 
 
 def _identity(spec: CellSpec) -> dict[str, object]:
@@ -114,7 +129,7 @@ def _evaluate_all(
     test = [row.example() for row in splits.test]
     asked = _LazyModel(spec, folder, splits, trained)
     if trained is not None and not folder.extraction.exists():
-        _probe_memory(spec, folder, splits, asked.get().loaded)
+        _probe_memory(spec, folder, splits, asked.get().loaded, trained)
     results = []
     for options in spec.evals:
         suite = load_suite(options.suite)
@@ -149,18 +164,24 @@ class _LazyModel:
             if self._trained is None:
                 loaded = load_base(config, plain_rows=self._plain)
             else:
-                loaded = load_checkpoint(
-                    config, self._folder.path / self._trained.checkpoints["last"], plain_rows=self._plain
-                )
+                checkpoint = self._trained.evaluated_checkpoint
+                loaded = load_checkpoint(config, self._folder.path / checkpoint, plain_rows=self._plain)
             self._asked = AskedModel(loaded)
         return self._asked
 
 
-def _probe_memory(spec: CellSpec, folder: CellFolder, splits: Splits, loaded: LoadedModel) -> None:
-    """Extraction on the training rows that are probed for their loss, and on as many validation rows."""
+def _probe_memory(
+    spec: CellSpec, folder: CellFolder, splits: Splits, loaded: LoadedModel, trained: TrainResult
+) -> None:
+    """Is the loaded checkpoint the trained one? Extraction on the training rows that were probed for their loss."""
     config = spec.cell.config
     train = prepare(config, "train", splits.train, loaded, folder.tokenized)
     validation = prepare(config, "validation", splits.validation, loaded, folder.tokenized)
     size = min(len(train), len(validation), MAX_PROBE_ROWS)
-    items = extract(loaded, train.spread(size), validation.spread(size))
-    write_lines(folder.extraction, items)
+    probed = [cut(row, config.max_length) for row in train.spread(size)]
+    step = trained.evaluated_step
+    probes = [p for p in read_lines(folder.probes, Probe) if p.split == "train_probe" and p.step == step]
+    nll = [float(value) for value in probes[-1].nll[:VERIFIED_ROWS]] if probes else []
+    examples = [row.example() for row in splits.test[:VERIFIED_ROWS]]
+    write_record(folder.verification, verify_saved(config, loaded, probed[:VERIFIED_ROWS], nll, examples))
+    write_lines(folder.extraction, extract(loaded, probed, validation.spread(size)))

@@ -80,7 +80,11 @@ def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -
         first = group[0].config
         template = TemplateConfig.model_validate(sections["template"]) if config.template else first.template
         adapter = first.adapter if all(cell.config.adapter is not None for cell in group) else None
-        run = first.model_copy(update={"template": template, "training": {}, "adapter": adapter, "quantization": None})
+        # A base that fits quantized only must be asked so.
+        quantization = first.quantization if all(c.config.quantization == first.quantization for c in group) else None
+        run = first.model_copy(
+            update={"template": template, "training": {}, "adapter": adapter, "quantization": quantization}
+        )
         name = "base" if len(by_base) == 1 else f"base: {Path(first.model.name).name}"
         found.append(reference_cell(name, run, _fingerprint(run)))
     return tuple(found)

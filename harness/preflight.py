@@ -26,12 +26,6 @@ from harness.store import ExperimentFolder, once
 logger = logging.getLogger(__name__)
 
 Check = Callable[[Cell], Iterator[CheckProblem]]
-ATTENTION_FOR_PACKING = (
-    "flash_attention_2",
-    "flash_attention_3",
-    "kernels-community/flash-attn2",
-    "kernels-community/flash-attn3",
-)
 
 
 def check_light(cell: Cell) -> CellCheck:
@@ -227,15 +221,12 @@ def _adapter_and_memory(cell: Cell, found: _Facts) -> Iterator[CheckProblem]:
 
 
 def _packing(cell: Cell) -> Iterator[CheckProblem]:
-    training = cell.config.training
-    flattens = training.get("padding_free") or (
-        training.get("packing") and training.get("packing_strategy", "bfd") != "wrapped"
-    )
-    attention = cell.config.model.attn_implementation or "sdpa"
-    if training.get("packing") and training.get("packing_strategy") == "wrapped":
+    """With packing, one sequence holds several documents; position ids tell attention where each begins."""
+    training, model = cell.config.training, cell.config.model
+    if training.get("packing") and training.get("packing_strategy", "bfd") == "wrapped":
         yield _warning("packing_strategy wrapped: documents share a sequence and see each other; bfd keeps them apart")
-    elif flattens and attention not in ATTENTION_FOR_PACKING:
+    elif (training.get("packing") or training.get("padding_free")) and model.trust_remote_code:
         yield _warning(
-            f"packing or padding_free with attention {attention}: only FlashAttention keeps the documents of a sequence apart; set "
-            "model.attn_implementation to flash_attention_2, or turn packing off"
+            "packing or padding_free with a model that brings its own code: its attention may let the documents of a sequence "
+            "see each other; training measures that and says so"
         )

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from harness.comparability import differences
 from harness.config import RankingConfig
 from harness.errors import ConfigError
 from harness.gates import Candidate, Gate, clusters_of, parse_gate, per_example
@@ -89,6 +90,7 @@ def rank(
         num_examples=len(items),
         minimum_detectable_difference=difference,
         caveats=_caveats(configs, len(items)),
+        not_comparable=differences(cells),
     )
 
 

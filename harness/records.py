@@ -258,6 +258,8 @@ class TrainResult(Record):
     eval_loss: float | NonFinite | None
     checkpoints: dict[str, str]
     """`last` and `best` -> path inside the cell folder."""
+    evaluated: Literal["last", "best"] = "last"
+    """Which of them is evaluated: the best where `load_best_model_at_end` asks for it."""
     splits: dict[str, SplitSummary]
     device: str
     dtype: str
@@ -268,6 +270,41 @@ class TrainResult(Record):
     """Every TRL, PEFT and model setting as it was in force."""
     environment: dict[str, str]
     """Versions, platform and git commit."""
+    facts: dict[str, str] = {}
+    """What must be the same in two cells that are compared: rows, tokens, batch, attention, precision, versions."""
+    stopped_early: bool = False
+    """Whether early stopping ended it before the planned steps."""
+
+    @property
+    def evaluated_checkpoint(self) -> str:
+        """Path inside the cell folder of the checkpoint that is evaluated."""
+        return self.checkpoints[self.evaluated]
+
+    @property
+    def evaluated_step(self) -> int | None:
+        """Its optimizer step."""
+        return self.steps if self.evaluated == "last" else self.best_step
+
+
+class VerifiedItem(Record):
+    """One check of a checkpoint that was loaded again."""
+
+    name: str
+    passed: bool
+    message: str
+    value: float | None = None
+    tolerance: float | None = None
+
+
+class Verification(Record):
+    """Whether the saved checkpoint is what was trained."""
+
+    items: tuple[VerifiedItem, ...]
+
+    @property
+    def failures(self) -> tuple[VerifiedItem, ...]:
+        """What doesn't hold."""
+        return tuple(item for item in self.items if not item.passed)
 
 
 class Finding(Record):
@@ -359,6 +396,14 @@ class ReferenceRow(Record):
     metrics: dict[str, Estimate]
 
 
+class Difference(Record):
+    """A fact that differs between cells though nobody swept it, so that they are not quite comparable."""
+
+    fact: str
+    values: dict[str, tuple[str, ...]]
+    """Value -> names of the cells that have it."""
+
+
 class Ranking(Record):
     """Ordered configurations with ties shown as ties, and exclusions with reasons."""
 
@@ -373,3 +418,4 @@ class Ranking(Record):
     """Of the criterion, between the two best rows; None with fewer than two rows."""
     caveats: tuple[str, ...]
     """What the reader must know before believing the order."""
+    not_comparable: tuple[Difference, ...] = ()

@@ -124,6 +124,11 @@ class CellFolder:
         return self.path / "preflight.json"
 
     @property
+    def verification(self) -> Path:
+        """Whether the saved checkpoint is what was trained."""
+        return self.path / "verification.json"
+
+    @property
     def dropped(self) -> Path:
         """One Dropped a line: every row that the cell was not trained or evaluated on."""
         return self.path / "dropped.jsonl"

@@ -175,6 +175,7 @@ def test_show_and_diagnose_find_a_cell_by_name_and_by_run_id(ran: Ran) -> None:
     findings = json.loads(harness("diagnose", run_id, "--json").output)["findings"]
     assert [f["check"] for f in findings] == [
         "non_finite", "no_supervised_tokens", "diverged", "underfitting", "overfitting", "memorization", "format_inconsistency",
+            "saved_model",
     ]  # fmt: skip
     assert {f["outcome"] for f in findings} <= {"fired", "clear", "insufficient", "not_applicable"}
 

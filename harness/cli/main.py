@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "Write the report of an experiment from its records.",
     "list": "List experiments here, and those that come with the package.",
     "show": "Show one cell: settings, estimates, findings, generations.",
+    "export": "Write a cell's model as a folder that transformers loads.",
     "ui": "Open the MLflow UI on this folder.",
     "init": "Copy a starter set of experiments and suites.",
     "run-pack": "Train the cells of a pack (used by launchers).",

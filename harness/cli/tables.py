@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.comparability import sentence
 from harness.experiment import problem_lines
 from harness.gates import shown
 from harness.plan import Plan
@@ -107,6 +108,7 @@ def ranking_json(ranking: Ranking) -> str:
     content = {
         "experiment": ranking.experiment, "criterion": ranking.criterion, "rows": rows, "excluded": excluded,
         "references": references, "num_examples": ranking.num_examples, "caveats": list(ranking.caveats),
+        "not_comparable": [difference.model_dump(mode="json") for difference in ranking.not_comparable],
         "minimum_detectable_difference": ranking.minimum_detectable_difference,
     }  # fmt: skip
     return json.dumps(content, indent=2)
@@ -159,6 +161,8 @@ def _notes(console: Console, ranking: Ranking) -> None:
             f"[dim]Smallest difference that {ranking.num_examples} examples can show between the two best: "
             f"{ranking.minimum_detectable_difference:.3f}[/dim]"
         )
+    for difference in ranking.not_comparable:
+        console.print(f"[yellow]Not quite comparable:[/yellow] {escape(sentence(difference))}", soft_wrap=True)
     for caveat in ranking.caveats:
         console.print(f"[dim]{escape(caveat)}[/dim]")
 

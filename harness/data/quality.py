@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 FENCED = re.compile(r"^[ \t]*(```+|~~~+).*?(?:^[ \t]*\1|\Z)", re.DOTALL | re.MULTILINE)
 FENCE_LINE = re.compile(r"^[ \t]*```(?!.*```)", re.MULTILINE)
 INLINE_CODE = re.compile(r"`[^`\n]+`")
-MATH = re.compile(r"\$\$.+?\$\$|\\\(.+?\\\)|\\\[.+?\\\]|\$[^$\n]*\\[a-zA-Z][^$\n]*\$", re.DOTALL)
+# Lengths are bounded here and below, so that no text makes a pattern try everything with everything.
+MATH = re.compile(
+    r"\$\$.{1,2000}?\$\$|\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]|\$[^$\n]{0,300}\\[a-zA-Z][^$\n]{0,300}\$", re.DOTALL
+)
 # The first branch takes braces that LaTeX or JSX doubles, without capturing them: \frac{{a}}{b}, x^{{2}}, style={{s}}.
 PLACEHOLDER = re.compile(
     r"(?:\\[a-zA-Z]+\s*|[\^_=}])\{\{[^{}]*\}\}"
@@ -44,7 +47,7 @@ HAS_IDEOGRAPH = re.compile(f"[{IDEOGRAPH}]")
 SENTENCE_END = re.compile(r"[.!?…][\"'”’)*_]*(?:\s|$)")
 LIST_OR_TABLE = re.compile(r"\s*(?:[-*•+>|#]|\(?\w{1,3}[.)])\s*")
 NOT_PROSE = re.compile(r"[/\\@_=<>{}#]|\w[.:]\w")
-QUOTED_AUTHOR = re.compile(r"[\s\"”*_][-–—―~]+\s*(?:[A-Z][\w.'’-]*,?\s*){1,6}$")
+QUOTED_AUTHOR = re.compile(r"(?:^|[\s\"”*_])[-–—―~]\s*[A-Z][\w.'’-]*,?(?:\s+[A-Z][\w.'’-]*,?){0,5}$")
 CUT_WORDS = frozenset(["the", "a", "an", "and", "or", "of", "its", "their", "because", "which", "than"])
 JSON_START = re.compile(r"\{\s*\"|\[\s*[\[{\"]")
 JSON_STRING = re.compile(r'"(?:\\.|[^"\\])*"?', re.DOTALL)
@@ -60,22 +63,19 @@ OPENER = re.compile(
     r"|you(?:['’]re| are) (?:absolutely|completely|so) right|as an ai\b)",
     re.IGNORECASE,
 )
-HEDGES = tuple(
-    f" {' '.join(line.split())} "
-    for line in """
-    might, perhaps, possibly, probably, presumably, seemingly, apparently, arguably, potentially, likely, could be
-    i think, i believe, i guess, i suppose, i assume, i am not sure, i'm not sure, i am not certain, i'm not certain
-    it is important to, it's important to, it is essential to, it's essential to, it is crucial to, it's crucial to
-    it is worth noting, it's worth noting, it is worth mentioning, it's worth mentioning, keep in mind, please note
-    it seems, it appears, it depends, in my opinion, generally speaking, to some extent, as far as i know
-    """.replace("\n", ",").split(",")
-    if line.strip()
-)
+HEDGES = (
+    "might", "perhaps", "possibly", "probably", "presumably", "seemingly", "apparently", "arguably", "potentially",
+    "likely", "could be", "i think", "i believe", "i guess", "i suppose", "i assume", "i am not sure", "i'm not sure",
+    "i am not certain", "i'm not certain", "it is important to", "it's important to", "it is essential to",
+    "it's essential to", "it is crucial to", "it's crucial to", "it is worth noting", "it's worth noting",
+    "it is worth mentioning", "it's worth mentioning", "keep in mind", "please note", "it seems", "it appears",
+    "it depends", "in my opinion", "generally speaking", "to some extent", "as far as i know",
+)  # fmt: skip
 # At most three numbers, not right after a word, `=` or a bracket: longer ones and those are lists and indices of code.
 CITATION = re.compile(
     r"(?<![\w\])=,:(\[])(?<![=:(,\[] )\[[1-9]\d{0,2}(?:\s?[,;–-]\s?[1-9]\d{0,2}){0,2}\](?!\()"
-    r"|\([A-Z][\w'’-]+(?: et al\.?| (?:and|&) [A-Z][\w'’-]+)?, (?:19|20)\d\d[a-z]?\)"
-    r"|[A-Z][\w'’-]+ et al\.? \((?:19|20)\d\d[a-z]?\)"
+    r"|\([A-Z][\w'’-]{1,40}(?: et al\.?| (?:and|&) [A-Z][\w'’-]{1,40})?, (?:19|20)\d\d[a-z]?\)"
+    r"|\b[A-Z][\w'’-]{1,40} et al\.? \((?:19|20)\d\d[a-z]?\)"
     r"|【\d+[†:][^】\n]*】|citation needed"
 )
 
@@ -214,7 +214,7 @@ def _num_hedges(text: str) -> int:
     bare = f" {' '.join(words)} "
     lowered = bare.lower()
     # May is a month, so only the small one is a hedge.
-    return bare.count(" may ") + sum(lowered.count(hedge) for hedge in HEDGES)
+    return bare.count(" may ") + sum(lowered.count(f" {hedge} ") for hedge in HEDGES)
 
 
 def repetition(text: str) -> float:

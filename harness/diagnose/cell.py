@@ -16,6 +16,7 @@ CHECKS: Mapping[str, Callable[[Evidence], Finding]] = {
     "overfitting": curves.overfitting,
     "memorization": outputs.memorization,
     "format_inconsistency": outputs.format_inconsistency,
+    "saved_model": outputs.saved_model,
 }
 
 

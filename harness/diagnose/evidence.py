@@ -19,8 +19,9 @@ from harness.records import (
     SplitSummary,
     SuiteResult,
     TracePoint,
+    Verification,
 )
-from harness.store import CellFolder, read_lines
+from harness.store import CellFolder, read_lines, read_record
 
 CONVENTION = "a convention of this harness"
 
@@ -46,6 +47,7 @@ class Evidence:
     extraction: Sequence[ExtractionItem] = ()
     suites: Mapping[str, SuiteResult] = field(default_factory=dict)
     base: Mapping[str, SuiteResult] = field(default_factory=dict)
+    verification: Verification | None = None
     loss_is_nll: bool = True
     """False with TRL's dft loss or label smoothing: then the level of the training loss says nothing."""
     batches_are_alike: bool = True
@@ -85,6 +87,7 @@ def cell_evidence(folder: CellFolder, result: CellResult, base: CellResult | Non
         train_probe=[probe for probe in probes if probe.split == "train_probe"],
         splits=result.train.splits if result.train else {},
         extraction=list(read_lines(folder.extraction, ExtractionItem)),
+        verification=read_record(folder.verification, Verification) if folder.verification.exists() else None,
         suites={suite.suite: suite for suite in result.suites},
         base={suite.suite: suite for suite in base.suites} if base else {},
         batches_are_alike="group" not in settings.get("training.train_sampling_strategy", "random"),

@@ -47,6 +47,22 @@ def no_supervised_tokens(evidence: Evidence) -> Finding:
     return finding(name, "clear", "Every logged step had supervised tokens.", measure=Measure(share, ZERO_SHARE))
 
 
+def saved_model(evidence: Evidence) -> Finding:
+    """Whether the checkpoint on disk is what was trained, stops by itself, and its adapter does something."""
+    name = "saved_model"
+    if evidence.verification is None:
+        return finding(name, "insufficient", "The saved checkpoint was not loaded again.")
+    failures = evidence.verification.failures
+    if failures:
+        return finding(
+            name, "fired", " ".join(item.message for item in failures), "error",
+            advice="What is on disk is not what was measured in training: don't ship it; look at the versions of peft and "
+            "transformers, at modules_to_save, and at added tokens.",
+            evidence=[item.name for item in failures],
+        )  # fmt: skip
+    return finding(name, "clear", " ".join(item.message for item in evidence.verification.items))
+
+
 def memorization(evidence: Evidence) -> Finding:
     """Low loss on training rows, told apart from held-out ones, and word-for-word reproduction: two signs together."""
     name = "memorization"

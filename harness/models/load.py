@@ -218,3 +218,13 @@ def load_checkpoint(config: RunConfig, folder: Path, *, plain_rows: bool) -> Loa
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
     model.to(choose_device())
     return LoadedModel(model, tokenizer, tokens)
+
+
+def merged_checkpoint(config: RunConfig, folder: Path, *, plain_rows: bool) -> LoadedModel:
+    """The base with a trained adapter merged into its weights, which are loaded unquantized for it.
+
+    Raises: ModelError: the folder holds no adapter.
+    """
+    whole = config.model_copy(update={"quantization": None})
+    adapted = load_checkpoint(whole, folder, plain_rows=plain_rows)
+    return LoadedModel(adapted.model.merge_and_unload(), adapted.tokenizer, adapted.tokens)

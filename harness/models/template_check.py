@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from jinja2.exceptions import SecurityError
 
 from harness.data.formats import Conversation
-from harness.data.masks import LOOKUP_TOOL, TOOL_RESULT
+from harness.data.grammar import LOOKUP_TOOL, TOOL_RESULT
 from harness.data.template_source import ProblemKind, TemplateProblem, check_source
 from harness.data.tokenize import MaskSource, TokenPlan, prompt_ids, renderer, tokenize
 from harness.errors import TemplateError

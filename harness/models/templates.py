@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness.config import TemplateConfig
 from harness.data.formats import Conversation
-from harness.data.masks import CONTROL_TOKEN, Grammar, learn_grammar
+from harness.data.grammar import learn_grammar
+from harness.data.masks import CONTROL_TOKEN, Grammar
 from harness.data.template_source import check_source
 from harness.data.tokenize import IGNORED, MaskSource, TokenPlan, renderer, tokenize
 from harness.errors import TemplateError

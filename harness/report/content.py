@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from harness.comparability import sentence
 from harness.config import ExperimentConfig
 from harness.gates import per_example, shown
 from harness.records import CellResult, Finding, Generation, Ranking, TracePoint
@@ -72,7 +73,7 @@ def gather(
         traces={c.name: list(read_lines(folder.cell(c.cell).trace, TracePoint)) for c in cells},
         examples=_side_by_side(folder, everyone, ranking.criterion),
         metric_names=list(dict.fromkeys([ranking.criterion, *(name for r in everyone for name in r.metrics())])),
-        differing=_differing(trained),
+        differing=[sentence(difference) for difference in ranking.not_comparable],
         environment=trained[0].train.environment if trained and trained[0].train else {},
     )
 
@@ -122,28 +123,6 @@ def _next_steps(ranking: Ranking, cells: Sequence[CellResult]) -> list[str]:
 def _ordered(findings: Sequence[Finding]) -> list[Finding]:
     weight = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda f: (f.outcome != "fired", weight[f.severity]))
-
-
-def _differing(cells: Sequence[CellResult]) -> list[str]:
-    """Things that should be equal for a fair comparison, differ, and were not swept."""
-    swept = {key for cell in cells for key in cell.overrides}
-    facts: dict[str, set[str]] = {}
-    for cell in cells:
-        assert cell.train is not None
-        facts.setdefault("weights' dtype", set()).add(cell.train.dtype)
-        facts.setdefault("device", set()).add(cell.train.device)
-        for package, version in cell.train.environment.items():
-            if package in ("torch", "transformers", "trl", "peft", "gpu"):
-                facts.setdefault(package, set()).add(version)
-        if not any(key.startswith(("data", "template")) for key in cell.overrides):
-            split = cell.train.splits["train"]
-            facts.setdefault("training rows used", set()).add(str(split.rows_used))
-            facts.setdefault("supervised tokens", set()).add(str(split.supervised_tokens))
-    return [
-        f"{name}: {', '.join(sorted(values))}"
-        for name, values in facts.items()
-        if len(values) > 1 and name not in swept
-    ]
 
 
 def _side_by_side(folder: ExperimentFolder, results: Sequence[CellResult], criterion: str) -> list[SideBySide]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from harness.comparability import sentence
 from harness.gates import shown
 from harness.records import Estimate, warning_names
 from harness.report.content import Content
@@ -30,6 +31,7 @@ def as_markdown(content: Content) -> str:
     lines += [f"| ref | {_safe(r.name)} | {_values(r.metrics, metrics)} | |" for r in ranking.references]
     lines += ["", f"n = {ranking.num_examples} examples; values with 95 % intervals; bold: best set.", ""]
     lines += [f"> {caveat}" for caveat in ranking.caveats]
+    lines += [f"> Not quite comparable: {sentence(difference)}" for difference in ranking.not_comparable]
     if ranking.excluded:
         lines += ["", "## Not ranked", "", *(f"- **{_safe(e.name)}**: {_safe(e.reason)}" for e in ranking.excluded)]
     lines += ["", "## Warning signs", ""]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from harness.records import CellResult, Generation, SplitSummary, SuiteResult, TrainResult
+from harness.records import CellCheck, CellResult, Generation, SplitSummary, SuiteResult, TrainResult
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -21,6 +21,9 @@ class Tracker(Protocol):
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Values at a step; never blocks."""
+
+    def log_check(self, check: CellCheck) -> None:
+        """What preflight found, and the report on the rows."""
 
     def log_splits(self, splits: Mapping[str, SplitSummary]) -> None:
         """The datasets that went in."""

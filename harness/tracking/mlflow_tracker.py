@@ -1,5 +1,6 @@
 """The MLflow run of one cell or reference."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from harness.grid import CellSpec
-from harness.records import CellResult, Generation, SplitSummary, SuiteResult, TrainResult
+from harness.records import CellCheck, CellResult, Generation, SplitSummary, SuiteResult, TrainResult
 from harness.store import CellFolder, write_text
 from harness.tracking.base import RunStatus
 from harness.tracking.connection import client, current_uri, deliver, run_exists, source_tags
@@ -63,6 +64,17 @@ class MlflowTracker:
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         self._writer.put({UNSAFE_NAME.sub("_", name): value for name, value in values.items()}, step)
+
+    def log_check(self, check: CellCheck) -> None:
+        warned = check.messages("warning")
+        verdict = "; ".join(warned)[:MAX_TAG_LENGTH] or "ok"
+        deliver("preflight", lambda: self._client.set_tag(self.run_id, "harness.preflight", verdict))
+        deliver(
+            "preflight", lambda: self._client.log_dict(self.run_id, check.model_dump(mode="json"), "preflight.json")
+        )
+        if check.data_report and Path(check.data_report).exists():
+            content = json.loads(Path(check.data_report).read_text(encoding="utf-8"))
+            deliver("data report", lambda: self._client.log_dict(self.run_id, content, "data_report.json"))
 
     def log_splits(self, splits: Mapping[str, SplitSummary]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

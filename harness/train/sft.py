@@ -75,13 +75,16 @@ def prepare_rows(config: RunConfig, splits: Splits, loaded: LoadedModel, folder:
     train, validation = prepared("train", splits.train), prepared("validation", splits.validation)
     write_lines(folder.dropped, dropped)
     size = min(len(validation), len(train), MAX_PROBE_ROWS)
-    probe = [_cut(row, config.max_length) for row in train.spread(size)]
+    probe = [cut(row, config.max_length) for row in train.spread(size)]
     return TrainingRows(train, validation.rows(), probe, summaries)
 
 
-def _cut(row: Tokenized, max_length: int | None) -> Tokenized:
-    """A row no longer than the validation rows are: packing may have kept it whole."""
-    return row._replace(input_ids=row.input_ids[:max_length], labels=row.labels[:max_length])
+def cut(row: Tokenized, max_length: int | None) -> Tokenized:
+    """A row no longer than the validation rows are, for packing may have kept it whole, with something to predict."""
+    start = row._replace(input_ids=row.input_ids[:max_length], labels=row.labels[:max_length])
+    if max_length is None or start.num_supervised:
+        return start
+    return row._replace(input_ids=row.input_ids[-max_length:], labels=row.labels[-max_length:])
 
 
 def _summary(

@@ -1,0 +1,67 @@
+"""What differs between the cells of an experiment although nobody swept it."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from harness.records import CellResult, Difference
+
+# Fact -> fields of a cell whose sweep explains that it differs.
+DATA = ("data", "template", "training.max_length", "training.packing", "training.assistant_only_loss",
+        "training.completion_only_loss", "model.name")  # fmt: skip
+LENGTH = ("training.num_train_epochs", "training.max_steps", "training.per_device_train_batch_size",
+          "training.gradient_accumulation_steps", "early_stopping")  # fmt: skip
+PRECISION = ("model.dtype", "model.name", "quantization", "adapter", "training.bf16", "training.fp16")
+EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
+    "rows used": DATA,
+    "rows dropped": DATA,
+    "supervised tokens": DATA,
+    "tokens seen": (*DATA, *LENGTH, "training.padding_free"),
+    "effective batch": ("training.per_device_train_batch_size", "training.gradient_accumulation_steps", "launch"),
+    "attention": ("model.attn_implementation", "model.name"),
+    "packing": ("training.packing", "training.padding_free"),
+    "base dtype": PRECISION,
+    "adapter dtype": PRECISION,
+    "device": (),
+    "gpu": (),
+}
+
+
+def differences(results: Sequence[CellResult]) -> tuple[Difference, ...]:
+    """Every fact that differs between trained cells which agree in all swept fields that could explain it.
+
+    Seeds differ by design and explain nothing.
+    """
+    trained = [result for result in results if result.train is not None]
+    found = []
+    for name in dict.fromkeys(name for result in trained for name in facts_of(result)):
+        alike: dict[str, dict[str, list[str]]] = {}
+        for result in trained:
+            explained = {key: value for key, value in result.overrides.items() if _explains(key, name)}
+            values = alike.setdefault(json.dumps(explained, sort_keys=True), {})
+            values.setdefault(facts_of(result).get(name, "unknown"), []).append(result.name)
+        for values in alike.values():
+            if len(values) > 1:
+                found.append(Difference(fact=name, values={value: tuple(names) for value, names in values.items()}))
+    return tuple(found)
+
+
+def facts_of(result: CellResult) -> Mapping[str, str]:
+    """What should be the same for a fair comparison."""
+    assert result.train is not None, "only trained cells have facts"
+    return result.train.facts
+
+
+def _explains(swept: str, fact: str) -> bool:
+    """Whether a swept field accounts for a difference: it is one of the named fields, lies in it, or holds it."""
+    return any(swept == field or swept.startswith((f"{field}.", field)) or field.startswith(f"{swept}.")
+               for field in EXPLAINED_BY.get(fact, ()))  # fmt: skip
+
+
+def sentence(difference: Difference) -> str:
+    """`rows used: 600 (lora, full), 598 (long)`."""
+    parts = (f"{value} ({_some(names)})" for value, names in difference.values.items())
+    return f"{difference.fact}: {', '.join(parts)}"
+
+
+def _some(names: Sequence[str], shown: int = 3) -> str:
+    return ", ".join(names) if len(names) <= shown else f"{', '.join(names[:shown])} and {len(names) - shown} more"

@@ -1,0 +1,86 @@
+"""A trained cell as a folder that plain transformers loads, and on the Hub."""
+
+import os
+import shutil
+from pathlib import Path
+
+from harness.errors import ConfigError, ModelError
+from harness.grid import CellSpec
+from harness.model_card import model_card
+from harness.models.load import load_checkpoint, merged_checkpoint, model_source
+from harness.store import read_record
+from harness.targets import FoundCell, find_cell
+
+
+def export(target: str, folder: Path, *, merge: bool) -> Path:
+    """Writes a cell's model, tokenizer, chat template, generation config and card.
+
+    Args:
+        target: cell id, name or MLflow run id.
+        folder: to write; must not exist, or be empty.
+        merge: put an adapter's weights into the base's.
+
+    Raises: HarnessError: there is no such trained cell, or the folder can't be written.
+    """
+    found = find_cell(target)
+    if found.result.train is None:
+        raise ConfigError(f"{target}: the cell was not trained to its end, so there is nothing to export")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists already and is not empty; choose another folder")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        _write(found, part, merge=merge)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(part, folder)
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be written ({error.strerror or error}); choose another folder") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _write(found: FoundCell, folder: Path, *, merge: bool) -> None:
+    spec = read_record(found.folder.spec, CellSpec)
+    config = spec.cell.config
+    assert found.result.train is not None, "it was checked"
+    checkpoint = found.folder.path / found.result.train.evaluated_checkpoint
+    is_plain = found.result.train.settings.get("template.in_force") == "none"
+    if merge and config.adapter is not None:
+        loaded = merged_checkpoint(config, checkpoint, plain_rows=is_plain)
+    else:
+        loaded = load_checkpoint(config, checkpoint, plain_rows=is_plain)
+    if config.adapter is not None and not merge:
+        if loaded.tokens.num_added:
+            raise ModelError(
+                f"the template added {loaded.tokens.num_added} tokens to the base, so its adapter can't be loaded onto the plain base; "
+                "export with --merge"
+            )
+        loaded.model.peft_config["default"].base_model_name_or_path = model_source(config.model)
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    if loaded.model.generation_config is not None:
+        loaded.model.generation_config.save_pretrained(folder)
+    card = model_card(found.result, found.folder, found.findings, merged=merge)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def push(folder: Path, repository: str) -> str:
+    """Uploads an exported folder to a private repository of the Hub; gives its address.
+
+    Raises: ModelError: the Hub refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        api = HfApi()
+        address = api.create_repo(repository, private=True, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Upload from sft-harness")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{repository}: the Hub refuses the upload ({reason}); check the name and `hf auth login`"
+        ) from error
+    return str(address)
