@@ -9,7 +9,7 @@ from harness.records import CellResult, Difference
 DATA = ("data", "template", "training.max_length", "training.packing", "training.assistant_only_loss",
         "training.completion_only_loss", "model.name")  # fmt: skip
 LENGTH = ("training.num_train_epochs", "training.max_steps", "training.per_device_train_batch_size",
-          "training.gradient_accumulation_steps", "early_stopping")  # fmt: skip
+          "training.gradient_accumulation_steps", "early_stopping_patience", "early_stopping_threshold")  # fmt: skip
 PRECISION = ("model.dtype", "model.name", "quantization", "adapter", "training.bf16", "training.fp16")
 EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "rows used": DATA,
@@ -53,8 +53,9 @@ def facts_of(result: CellResult) -> Mapping[str, str]:
 
 def _explains(swept: str, fact: str) -> bool:
     """Whether a swept field accounts for a difference: it is one of the named fields, lies in it, or holds it."""
-    return any(swept == field or swept.startswith((f"{field}.", field)) or field.startswith(f"{swept}.")
-               for field in EXPLAINED_BY.get(fact, ()))  # fmt: skip
+    return any(
+        f"{swept}.".startswith(f"{field}.") or field.startswith(f"{swept}.") for field in EXPLAINED_BY.get(fact, ())
+    )
 
 
 def sentence(difference: Difference) -> str:

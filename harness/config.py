@@ -162,6 +162,10 @@ class LaunchConfig(Section):
     """local: worker processes on this machine."""
     max_workers: Annotated[int, Field(gt=0)] | None = None
     """Cells at a time; by default one a GPU, or one a CPU core."""
+    processes_per_cell: Annotated[int, Field(gt=0)] = 1
+    """Processes (and GPUs) that train one cell together, under `accelerate launch`; multiplies the effective batch."""
+    accelerate_config: str | None = None
+    """File of `accelerate config`, for FSDP2 say; by default plain data parallelism (DDP)."""
 
 
 class TrackingConfig(Section):
@@ -193,6 +197,10 @@ class RunConfig(Section):
     """Fields of transformers' BitsAndBytesConfig."""
     stop_on_non_finite: bool = True
     """End a cell as failed at the first training loss that is NaN or infinite; false: train on regardless."""
+    early_stopping_patience: Annotated[int, Field(gt=0)] | None = None
+    """Stop once the validation loss hasn't improved in so many evaluations; use it with `training.load_best_model_at_end`."""
+    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
+    """Least improvement of the validation loss that counts."""
 
     @field_validator("training")
     @classmethod
@@ -234,12 +242,12 @@ class RunConfig(Section):
         given = self.training.get("max_length", TRL_MAX_LENGTH)
         return None if given is None else int(given)
 
-    def planned_steps(self, num_rows: int) -> int:
-        """Optimizer steps that a training on so many rows takes on one device, packing aside."""
+    def planned_steps(self, num_rows: int, processes: int = 1) -> int:
+        """Optimizer steps that a training on so many rows takes, packing aside."""
         if int(self.training.get("max_steps") or -1) > 0:
             return int(self.training["max_steps"])
         batch = int(self.training.get("per_device_train_batch_size") or 8)
-        batch *= int(self.training.get("gradient_accumulation_steps") or 1)
+        batch *= int(self.training.get("gradient_accumulation_steps") or 1) * processes
         return math.ceil(math.ceil(num_rows / batch) * float(self.training.get("num_train_epochs") or 3.0))
 
     @property
@@ -263,6 +271,10 @@ class ExperimentConfig(Section):
     quantization: dict[str, Any] | None = None
     stop_on_non_finite: bool = True
     """End a cell as failed at the first training loss that is NaN or infinite; false: train on regardless."""
+    early_stopping_patience: Annotated[int, Field(gt=0)] | None = None
+    """Stop once the validation loss hasn't improved in so many evaluations; use it with `training.load_best_model_at_end`."""
+    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
+    """Least improvement of the validation loss that counts."""
     grid: dict[str, list[Any]] = {}
     """Dotted field -> values; every combination is a cell."""
     variants: dict[str, dict[str, Any]] = {}
@@ -324,3 +336,13 @@ class ExperimentConfig(Section):
 def tracking_uri(config: TrackingConfig) -> str | None:
     """Where runs are logged; None is MLflow's own default."""
     return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def process_rank() -> int:
+    """Which of the processes that train a cell together this is; 0 where it is the only one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def num_processes() -> int:
+    """How many processes train a cell together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

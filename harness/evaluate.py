@@ -65,7 +65,7 @@ def evaluate(
     write_lines(folder.generations(suite.name), generations)
     losses, written = _reference_losses(loaded, suite, examples, asked_turns, prompts)
     # An answer that calls a tool or thinks is compared as the template writes it.
-    compared = [e.model_copy(update={"reference": written[e.id]}) if e.id in written else e for e in examples]
+    compared = [_as_written(example, written[example.id]) if example.id in written else example for example in examples]
     scores = tuple(_scores(suite, compared, generations, losses, loaded.tokens.control_tokens))
     seconds = time.monotonic() - started
     logger.info("%s: %d examples in %.1f s", suite.name, len(examples), seconds)
@@ -146,6 +146,15 @@ def _reference_losses(
     pad = loaded.tokenizer.pad_token_id
     losses = row_losses(loaded.model, rows, pad_token_id=pad, batch_size=NLL_BATCH_SIZE)
     return {row.id: loss for row, loss in zip(rows, losses, strict=True)}, written
+
+
+def _as_written(example: Example, written: str) -> Example:
+    """An example whose reference calls tools or thinks, with the reference as text and what its form asks for."""
+    wants_call = example.answer is not None and example.answer.tool_calls and "<tool_call>" in written
+    expect = example.expect
+    if wants_call and not expect.tools:
+        expect = expect.model_copy(update={"tools": example.inputs.tools})
+    return example.model_copy(update={"reference": written, "expect": expect})
 
 
 def _answered(suite: Suite, example: Example, asked: tuple[Message, ...]) -> Conversation:

@@ -106,7 +106,8 @@ def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -
         public["tracking"]["uri"] = connection.without_password(config.tracking.uri)
     write_text(folder.config, json.dumps({"config": public}))
     parent = experiment_run.open_parent_run(folder, experiment_id, config.name, public)
-    devices, threads = local.slots(config.launch.max_workers)
+    processes = config.launch.processes_per_cell
+    devices, threads = local.slots(config.launch.max_workers, processes)
     for cell in todo:
         spec = CellSpec(
             cell=cell, experiment=config.name, evals=config.evals, parent_run_id=parent,
@@ -127,7 +128,14 @@ def _follow(made: Plan, todo: Sequence[Cell], devices: Sequence[str], show: Call
     folder = made.folder
     states = {cell.id: "waiting" if cell in todo else "reused" for cell in made.everything()}
     show(Progress(made, dict(states)))
-    packs = [local.PackJob((folder.cell(cell.id).path,), folder.cell(cell.id).log) for cell in todo]
+    launched = made.config.launch
+    packs = [
+        local.PackJob(
+            (folder.cell(cell.id).path,), folder.cell(cell.id).log,
+            processes=launched.processes_per_cell if cell.seed is not None else 1, accelerate_config=launched.accelerate_config,
+        )
+        for cell in todo
+    ]  # fmt: skip
     for state in local.launch(packs, devices, connection.worker_environment()):
         cell = todo[state.index]
         if state.exit_code is None:

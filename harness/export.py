@@ -1,13 +1,15 @@
 """A trained cell as a folder that plain transformers loads, and on the Hub."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+from harness.config import RunConfig
 from harness.errors import ConfigError, ModelError
 from harness.grid import CellSpec
 from harness.model_card import model_card
-from harness.models.load import load_checkpoint, merged_checkpoint, model_source
+from harness.models.load import LoadedModel, load_checkpoint, merged_checkpoint, model_source
 from harness.store import read_record
 from harness.targets import FoundCell, find_cell
 
@@ -27,10 +29,15 @@ def export(target: str, folder: Path, *, merge: bool) -> Path:
         raise ConfigError(f"{target}: the cell was not trained to its end, so there is nothing to export")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists already and is not empty; choose another folder")
+    config = read_record(found.folder.spec, CellSpec).cell.config
+    loaded = _load(found, config, merge=merge)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
-        _write(found, part, merge=merge)
+        _write(loaded, config, part, merge=merge)
+        (part / "README.md").write_text(
+            model_card(found.result, found.folder, found.findings, merged=merge), encoding="utf-8"
+        )
         if folder.exists():
             folder.rmdir()
         os.replace(part, folder)
@@ -41,16 +48,18 @@ def export(target: str, folder: Path, *, merge: bool) -> Path:
     return folder
 
 
-def _write(found: FoundCell, folder: Path, *, merge: bool) -> None:
-    spec = read_record(found.folder.spec, CellSpec)
-    config = spec.cell.config
+def _load(found: FoundCell, config: RunConfig, *, merge: bool) -> LoadedModel:
     assert found.result.train is not None, "it was checked"
     checkpoint = found.folder.path / found.result.train.evaluated_checkpoint
+    if not checkpoint.is_dir():
+        raise ModelError(f"{checkpoint}: the checkpoint is not there any more; delete the cell's folder and run again")
     is_plain = found.result.train.settings.get("template.in_force") == "none"
     if merge and config.adapter is not None:
-        loaded = merged_checkpoint(config, checkpoint, plain_rows=is_plain)
-    else:
-        loaded = load_checkpoint(config, checkpoint, plain_rows=is_plain)
+        return merged_checkpoint(config, checkpoint, plain_rows=is_plain)
+    return load_checkpoint(config, checkpoint, plain_rows=is_plain)
+
+
+def _write(loaded: LoadedModel, config: RunConfig, folder: Path, *, merge: bool) -> None:
     if config.adapter is not None and not merge:
         if loaded.tokens.num_added:
             raise ModelError(
@@ -62,25 +71,28 @@ def _write(found: FoundCell, folder: Path, *, merge: bool) -> None:
     loaded.tokenizer.save_pretrained(folder)
     if loaded.model.generation_config is not None:
         loaded.model.generation_config.save_pretrained(folder)
-    card = model_card(found.result, found.folder, found.findings, merged=merge)
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def push(folder: Path, repository: str) -> str:
     """Uploads an exported folder to a private repository of the Hub; gives its address.
 
-    Raises: ModelError: the Hub refuses.
+    Raises: ModelError: the Hub refuses, or can't be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file() and Path(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]).exists():
+        raise ModelError(
+            f"{folder} is an adapter whose base lies on this machine, so nobody else can load it; export with --merge to push"
+        )
     try:
         api = HfApi()
         address = api.create_repo(repository, private=True, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Upload from sft-harness")
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the Hub's client lets those of its HTTP library through
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{repository}: the Hub refuses the upload ({reason}); check the name and `hf auth login`"
+            f"{repository}: the upload to the Hub failed ({reason}); check the name, your connection and `hf auth login`; "
+            f"the model is whole in {folder}"
         ) from error
     return str(address)

@@ -42,7 +42,7 @@ class CellSpec(Record):
     parent_run_id: str
     system_metrics: bool
     num_threads: int
-    """CPU threads of the worker."""
+    """CPU threads of each process."""
 
 
 class _Draft(NamedTuple):

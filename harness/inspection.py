@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from harness.config import DataConfig, RunConfig, SourceConfig
 from harness.data.formats import Conversation
 from harness.data.report import DataReport, Lengths, Measure, report_file
-from harness.data.splits import answer_of, load_splits, question_of
+from harness.data.splits import load_splits, text_of
 from harness.data.tokenize import IGNORED, tokenize
 from harness.errors import ConfigError
 from harness.grid import Cell
@@ -16,6 +15,7 @@ from harness.models.template_check import TemplateReport, check_template
 from harness.models.templates import BUILT_IN, template_file
 from harness.plan import plan_experiment
 from harness.preflight import data_report
+from harness.records import Record
 from harness.resources import bundled
 
 EMBEDDED_BASE = "embedded:base"
@@ -83,6 +83,8 @@ def inspect_data(
     """
     held_out = (SourceConfig(path=against),) if against else ()
     if not is_experiment(target):
+        if overrides:
+            raise ConfigError(f"--set overrides fields of an experiment, but {target} is none; name its YAML file")
         config = DataConfig(train=(SourceConfig(path=target),))
         return report_file(config, held_out, _text_lengths(tokenizer_name or EMBEDDED_BASE))
     made = plan_experiment(target, overrides)
@@ -99,14 +101,14 @@ def _text_lengths(tokenizer_name: str) -> Measure:
         tokenizer = tokenizer_at(tokenizer_name)
         tokens: list[int] = []
         for start in range(0, len(rows), 1000):
-            texts = [f"{question_of(row)}\n{answer_of(row)}" for row in rows[start : start + 1000]]
+            texts = [text_of(row) for row in rows[start : start + 1000]]
             tokens += [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
         return Lengths(tokenizer_name, tokens)
 
     return measure
 
 
-class Piece(NamedTuple):
+class Piece(Record):
     """Part of a row as the model sees it."""
 
     text: str
@@ -114,7 +116,7 @@ class Piece(NamedTuple):
     is_supervised: bool
 
 
-class MaskedRow(NamedTuple):
+class MaskedRow(Record):
     """One row, cut where the loss mask changes."""
 
     where: str
@@ -142,6 +144,6 @@ def masked_rows(target: str, count: int, overrides: Sequence[str] = ()) -> list[
             if not runs or runs[-1][1] != (label != IGNORED):
                 runs.append(([], label != IGNORED))
             runs[-1][0].append(token)
-        pieces = tuple(Piece(tokenizer.decode(ids), is_supervised) for ids, is_supervised in runs)
-        found.append(MaskedRow(row.where, pieces, done.is_truncated))
+        pieces = tuple(Piece(text=tokenizer.decode(ids), is_supervised=is_supervised) for ids, is_supervised in runs)
+        found.append(MaskedRow(where=row.where, pieces=pieces, is_truncated=done.is_truncated))
     return found

@@ -7,7 +7,7 @@ can check every setting against the installed version.
 import ast
 import difflib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -49,10 +49,15 @@ OWNED_TRAINING = {
     "dataset_kwargs": "rows are prepared before training, so that they can be checked and counted",
     "dataset_text_field": "the text field is found by `data.format`",
     "push_to_hub": "checkpoints stay in the cell's folder and in MLflow",
-    "load_best_model_at_end": "the best and the last checkpoint are both kept",
     "do_train": "`harness run` decides",
     "do_eval": "`harness run` decides",
     "do_predict": "`harness run` decides",
+}
+# A value that would be ignored, or that breaks what is measured.
+REFUSED_VALUES: Mapping[tuple[str, object], str] = {
+    ("truncation_mode", "keep_end"): "can't be keep_end: rows are cut at their end, in all that reads them",
+    ("eval_packing", True): "can't be true: every validation row is evaluated alone; false is what happens",
+    ("eval_steps", None): "can't be null; give a number of steps, or leave it out for ten evaluations",
 }
 OWNED_ADAPTER = {"task_type": "it is always CAUSAL_LM", "inference_mode": "it is always false in training"}
 KNOWN_PRIMITIVES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),),
@@ -80,6 +85,8 @@ class FieldSet(NamedTuple):
         """What is wrong with one setting, or ""."""
         if name in self.owned:
             return f"can't be set here: {self.owned[name]}"
+        if isinstance(value, Hashable) and (name, value) in REFUSED_VALUES:
+            return REFUSED_VALUES[name, value]
         if name in self.fields:
             return _type_problem(self.fields[name], value)
         if name in self.retired:

@@ -1,14 +1,18 @@
 """The card of a trained model, in the Hub's format: data, training, measurements, limits."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.config import RunConfig
+from harness.data.files import FILE_SUFFIXES
 from harness.data.report import DataReport
 from harness.gates import shown
 from harness.grid import CellSpec
 from harness.records import CellCheck, CellResult, Finding
 from harness.store import CellFolder, read_record
 
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 SHOWN_TRAINING = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size",
     "gradient_accumulation_steps", "optim", "weight_decay", "max_grad_norm", "max_length", "packing", "loss_type", "seed",
@@ -30,54 +34,74 @@ def model_card(result: CellResult, folder: CellFolder, findings: tuple[Finding, 
     config = spec.cell.config
     is_adapter = config.adapter is not None and not merged
     data = ModelCardData(
-        base_model=config.model.name if "/" in config.model.name else None,
+        base_model=config.model.name if _is_on_hub(config.model.name) else None,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["sft", "sft-harness", *(["lora"] if config.adapter is not None else [])],
-        datasets=[s.path for s in config.data.train if s.path.count("/") == 1 and not Path(s.path).exists()] or None,
+        datasets=[source.path for source in config.data.train if _is_on_hub(source.path)] or None,
     )
     lines = [
         f"# {spec.experiment}: {result.name}",
         "",
         f"Fine-tuned from `{config.model.name}` with [sft-harness](https://pypi.org/project/sft-harness/), experiment "
         f"`{spec.experiment}`, cell `{result.cell}`.",
-        *_how_to_load(is_adapter=is_adapter),
+        *_how_to_load(result, is_adapter=is_adapter),
         *_section("Dataset characteristics", _dataset(result, folder)),
         *_section("Training parameters", _training(result)),
         *_section("Performance metrics", _metrics(result)),
         *_section("Known limitations", _limits(result, findings)),
     ]
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"))
+    text = _without_folders("\n".join(lines), config)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
+
+
+def _is_on_hub(name: str) -> bool:
+    """Whether a model or dataset is named by its Hub id, not by a file or folder."""
+    return REPOSITORY.fullmatch(name) is not None and not name.endswith(FILE_SUFFIXES) and not Path(name).exists()
+
+
+def _without_folders(text: str, config: RunConfig) -> str:
+    """The text with files named from their own folder on: where they lie on somebody's disk is nobody's business."""
+    sources = [
+        source for part in (config.data.train, config.data.validation, config.data.test) for source in part or ()
+    ]
+    named = [Path(name).expanduser() for name in (config.model.name, *(source.path for source in sources))]
+    folders = {str(path.parent) for path in named if path.is_absolute()} | {str(Path.cwd()), str(Path.home())}
+    for folder in sorted(folders - {"/"}, key=len, reverse=True):
+        text = text.replace(f"{folder}/", "")
+    return text
 
 
 def _section(title: str, lines: Iterator[str]) -> list[str]:
     return ["", f"## {title}", "", *lines]
 
 
-def _how_to_load(*, is_adapter: bool) -> list[str]:
-    needs = " (with `peft` installed)" if is_adapter else ""
-    return [
-        "",
-        f"Load it{needs} from the folder or repository that this file lies in:",
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
-        'turns = [{"role": "user", "content": "..."}]',
-        'inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
-        "output = model.generate(**inputs, max_new_tokens=256)",
-        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
-        "```",
-    ]
+def _how_to_load(result: CellResult, *, is_adapter: bool) -> Iterator[str]:
+    assert result.train is not None, "only trained cells have a card"
+    yield from ("", "Load it from the folder or repository that this file lies in:", "", "```python")
+    # With an adapter, transformers takes the generation config of the base, which knows nothing of the end of a turn.
+    needs, given = (", GenerationConfig", ", generation_config=stops") if is_adapter else ("", "")
+    yield f"from transformers import AutoModelForCausalLM, AutoTokenizer{needs}"
+    yield ""
+    yield 'tokenizer = AutoTokenizer.from_pretrained("FOLDER")'
+    yield f'model = AutoModelForCausalLM.from_pretrained("FOLDER"){"  # needs peft" if is_adapter else ""}'
+    if is_adapter:
+        yield 'stops = GenerationConfig.from_pretrained("FOLDER")'
+    if result.train.settings.get("template.in_force") == "none":
+        yield 'inputs = tokenizer("...", return_tensors="pt")'
+    else:
+        yield 'turns = [{"role": "user", "content": "..."}]'
+        yield 'inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)'
+    yield f"output = model.generate(**inputs{given}, max_new_tokens=256)"
+    yield 'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))'
+    yield "```"
 
 
 def _dataset(result: CellResult, folder: CellFolder) -> Iterator[str]:
     assert result.train is not None, "only trained cells have a card"
     for name, split in result.train.splits.items():
         yield (
-            f"- {name}: `{_public(split.source)}`, {split.rows_used} of {split.rows_read} rows used, {split.tokens} tokens, "
+            f"- {name}: `{split.source}`, {split.rows_used} of {split.rows_read} rows used, {split.tokens} tokens, "
             f"{split.supervised_tokens} of them supervised, {split.truncated} rows cut; digest `{split.digest}`"
         )
         if split.dropped:
@@ -87,11 +111,6 @@ def _dataset(result: CellResult, folder: CellFolder) -> Iterator[str]:
         languages = ", ".join(f"{code} {share:.0%}" for code, share in list(report.languages.items())[:5])
         yield f"- format {report.format}; languages {languages}; {report.duplicates} duplicates, {report.near_duplicates} near-duplicates"
         yield from (f"- {problem.kind}: {problem.message}" for problem in report.problems if problem.severity != "info")
-
-
-def _public(source: str) -> str:
-    """A file's name; where it lies on somebody's disk is nobody's business."""
-    return ", ".join(Path(part).name if Path(part).is_absolute() else part for part in source.split(", "))
 
 
 def _data_report(folder: CellFolder) -> DataReport | None:
@@ -143,4 +162,5 @@ def _limits(result: CellResult, findings: tuple[Finding, ...]) -> Iterator[str]:
         yield f"- not enough evidence to judge: {', '.join(unsure)}"
     if not fired:
         yield "- no warning sign was found by the checks that ran; that is no proof that there is none"
-    yield f"- measured on the examples of {len(result.suites)} suites only, with greedy decoding and one training seed"
+    suites = ", ".join(suite.suite for suite in result.suites) or "no suite"
+    yield f"- measured on {suites} only, with greedy decoding and one training seed"

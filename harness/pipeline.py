@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from harness.config import EvalConfig
+from harness.config import EvalConfig, process_rank
 from harness.data.splits import Splits, load_splits
 from harness.evaluate import AskedModel, evaluate, extract
 from harness.grid import CellSpec
@@ -19,7 +19,7 @@ from harness.models.verify import verify_saved
 from harness.records import CellCheck, CellResult, Example, Generation, Probe, SuiteResult, TrainResult
 from harness.store import CellFolder, once, read_lines, read_record, write_lines, write_record, write_text
 from harness.suite import Suite, load_suite, suite_digest, suite_examples
-from harness.tracking.base import Tracker
+from harness.tracking.base import NullTracker, Tracker
 from harness.tracking.connection import experiment_id_of
 from harness.tracking.mlflow_tracker import MlflowTracker
 from harness.train.sft import MAX_PROBE_ROWS, cut, train
@@ -42,6 +42,8 @@ def run_cell(folder: CellFolder) -> bool:
     import torch
 
     torch.set_num_threads(spec.num_threads)
+    if process_rank() > 0:
+        return _assist(spec, folder)
     stage = _Stage(folder)
     tracker: Tracker | None = None
     try:
@@ -60,6 +62,14 @@ def run_cell(folder: CellFolder) -> bool:
         return False
     tracker.close("FINISHED")
     write_record(folder.result, result)
+    return True
+
+
+def _assist(spec: CellSpec, folder: CellFolder) -> bool:
+    """Another process of a cell that several train together: the first one records and evaluates."""
+    logging.getLogger().setLevel(logging.ERROR)
+    if spec.cell.seed is not None and not (folder.path / "train.json").exists():
+        train(spec.cell, folder, NullTracker(), _splits(spec))
     return True
 
 

@@ -114,6 +114,7 @@ def _rows_and_template(cell: Cell, folder: ExperimentFolder, found: _Facts) -> I
             "template, or train on every token with training.assistant_only_loss: false",
         )  # fmt: skip
         return
+    yield from (_warning(note) for note in tokens.notes)
     if tokens.grammar is not None:
         named = check_template(loaded.tokenizer, config.template.name, config.model.name)
         yield from (_of_template(config, p) for p in named.problems if _matters(p, splits.train))

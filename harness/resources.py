@@ -19,7 +19,7 @@ def bundled(kind: str) -> Path:
 
 
 def embedded(name: str) -> Path:
-    """The embedded base (`base`) or one split of the embedded data (`train`, `validation`, `test`, `retention`)."""
+    """The embedded base (`base`) or one split of the embedded data (`train`, `validation`, `test`, `retention`, `structured_train`...)."""
     folder = Path(__file__).parent / "embedded" / "files"
     return folder / "base" if name == "base" else folder / f"{name}.jsonl"
 

@@ -1,5 +1,6 @@
 """`harness data`."""
 
+import json
 import sys
 
 import click
@@ -31,7 +32,8 @@ def command(
     Example: harness data gsm8k_train.jsonl --against gsm8k_test.jsonl
     """
     if num_rows:
-        mask_page(masked_rows(target, num_rows, overrides))
+        rows = masked_rows(target, num_rows, overrides)
+        click.echo(json.dumps([row.model_dump() for row in rows], indent=2)) if as_json else mask_page(rows)
         return
     report = inspect_data(target, against, tokenizer, overrides)
     click.echo(report.model_dump_json(indent=2)) if as_json else data_page(report)

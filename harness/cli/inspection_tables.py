@@ -24,7 +24,10 @@ def _console() -> Console:
 def data_page(report: DataReport) -> None:
     """All about a dataset, worst things last, so that they stay on the screen."""
     console = _console()
-    console.print(f"[bold]{escape(report.source)}[/bold]: {report.format}, {report.rows} rows, {report.turns} turns")
+    console.print(
+        f"[bold]{escape(report.source)}[/bold]: {report.format}, {report.rows} rows, {report.turns} turns",
+        soft_wrap=True,
+    )
     table = Table.grid(padding=(0, 2))
     if report.roles:
         table.add_row("roles", ", ".join(f"{role} {count}" for role, count in report.roles.items()))
@@ -35,14 +38,15 @@ def data_page(report: DataReport) -> None:
     if report.tokens:
         table.add_row("tokens", _tokens(report.tokens))
     table.add_row("duplicates", f"{report.duplicates} exact, {report.near_duplicates} near")
-    if report.overlap:
+    if report.overlap.held_out:
         over = report.overlap
         table.add_row(
             "overlap",
             f"of {over.held_out} held-out rows: {over.exact} exact, {over.near} near, {over.ngram13} by 13-gram",
         )
-    languages = list(report.languages.items())[:5]
-    table.add_row("languages", ", ".join(f"{code} {share:.0%}" for code, share in languages if share >= 0.005))
+    if report.languages:
+        languages = list(report.languages.items())[:5]
+        table.add_row("languages", ", ".join(f"{code} {share:.0%}" for code, share in languages if share >= 0.005))
     console.print(table)
     if report.tokens:
         _histogram(console, report.tokens)

@@ -134,8 +134,8 @@ def _csv_items(path: Path) -> Iterator[Item]:
 
 
 def _parquet_items(path: Path) -> Iterator[Item]:
-    from pyarrow import ArrowException  # type: ignore[import-untyped]
-    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
 
     index = 0
     try:

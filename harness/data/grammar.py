@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from harness.data.masks import CONTROL_TOKEN, MARK, PIECE, Grammar, Render, at_one_moment
+from harness.data.masks import ATTEMPTS, CONTROL_TOKEN, MARK, PIECE, Grammar, Render, unsteady
 from harness.errors import TemplateError
 
 QUESTION, ANSWER, QUESTION_2, ANSWER_2 = "Quokka7 asks", "Wombat8 replies", "Numbat9 asks", "Dingo6 replies"
@@ -45,8 +45,15 @@ def learn_grammar(render: Render) -> Grammar:
 
     Raises: TemplateError: the template can't render a question with its answer, or drops one of them.
     """
-    render = at_one_moment(render)
-    asked = render([user_turn(QUESTION)])
+    for _ in range(ATTEMPTS):
+        asked = render([user_turn(QUESTION)])
+        grammar = _learn(render, asked)
+        if render([user_turn(QUESTION)]) == asked:
+            return grammar
+    raise unsteady()
+
+
+def _learn(render: Render, asked: str) -> Grammar:
     prompted = render([user_turn(QUESTION)], add_generation_prompt=True)
     answered = render([user_turn(QUESTION), answer_turn(ANSWER)])
     for who, text, rendered in (

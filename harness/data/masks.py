@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from harness.errors import TemplateError
@@ -23,6 +22,8 @@ CONTROL_TOKEN = re.compile(
 # Tags such as `<think>` and whole words: a header is compared piece by piece.
 PIECE = re.compile(rf"{CONTROL_TOKEN.pattern}|</?\w{{1,30}}>|\s+|\w+|[^\s\w]")
 MARK = "ZQV"
+# A template may write the time, which can change between two renderings.
+ATTEMPTS = 3
 
 
 class Render(Protocol):
@@ -57,32 +58,38 @@ class Masked(NamedTuple):
     spans: tuple[tuple[int, int], ...]
 
 
-def at_one_moment(render: Render) -> Render:
-    """The same, with the clock of templates that write the time stopped: two renderings must not differ by it."""
-    moment = datetime.now()
-
-    def stopped(turns: Sequence[dict[str, Any]], *, add_generation_prompt: bool = False, **options: Any) -> str:
-        return render(turns, add_generation_prompt=add_generation_prompt, strftime_now=moment.strftime, **options)
-
-    return stopped
-
-
 def mask_answers(render: Render, grammar: Grammar, messages: Sequence[Message], inputs: TemplateInputs) -> Masked:
     """The rendered conversation and the spans of its supervised answers.
 
     Raises: TemplateError: the template leaves an answer out or repeats it, or changes more than the answers when they
         change.
     """
-    render = at_one_moment(render)
     turns = [message.as_turn() for message in messages]
-    text = render(turns, **inputs.options())
+    for _ in range(ATTEMPTS):
+        text = render(turns, **inputs.options())
+        try:
+            return _masked(render, grammar, messages, inputs, text)
+        except TemplateError:
+            if render(turns, **inputs.options()) == text:
+                raise
+    raise unsteady()
+
+
+def unsteady() -> TemplateError:
+    """What is said of a template that writes fractions of a second, or anything by chance."""
+    return TemplateError(
+        "the chat template renders the same conversation differently every time; perhaps it writes the time"
+    )
+
+
+def _masked(render: Render, grammar: Grammar, messages: Sequence[Message], inputs: TemplateInputs, text: str) -> Masked:
     mark = MARK
     while mark in text:
         mark += MARK[-1]
-    marked_turns = [_marked(turn, f"{mark}{number}") for number, turn in enumerate(turns)]
-    marked = render(marked_turns, **inputs.options())
+    turns = [_marked(message.as_turn(), f"{mark}{number}") for number, message in enumerate(messages)]
+    marked = render(turns, **inputs.options())
     closing = _closing(grammar, messages[-1], marked)
-    scene = _Scene(render, grammar, messages, inputs, marked_turns, marked + closing)
+    scene = _Scene(render, grammar, messages, inputs, turns, marked + closing)
     spans = _aligned(text + closing, scene.marked, _places(scene, mark))
     answers = [message for message in messages if message.role == "assistant"]
     return Masked(text + closing, tuple(span for span, turn in zip(spans, answers, strict=True) if turn.is_supervised))
@@ -115,7 +122,7 @@ class _Place(NamedTuple):
 def _closing(grammar: Grammar, last: Message, marked: str) -> str:
     """What ends the last turn where the template doesn't."""
     wanted = grammar.call_closing if last.tool_calls else grammar.closing
-    return wanted if wanted and not marked.rstrip().endswith(grammar.ends) else ""
+    return wanted if wanted and last.role == "assistant" and not marked.rstrip().endswith(grammar.ends) else ""
 
 
 def _marked(turn: dict[str, Any], mark: str) -> dict[str, Any]:
@@ -143,9 +150,9 @@ def _places(scene: _Scene, mark: str) -> list[_Place]:
     """Where the answers lie in the marked rendering."""
     answers = [number for number, message in enumerate(scene.messages) if message.role == "assistant"]
     marks = [_marks(scene.marked, f"{mark}{number}", order) for order, number in enumerate(answers, 1)]
-    nexts = [first for first, _ in marks[1:]]
+    limits = [*(first for first, _ in marks), len(scene.marked)][1:]
     places: list[_Place] = []
-    for number, (first, last), limit in zip(answers, marks, [*nexts, len(scene.marked)], strict=True):
+    for number, (first, last), limit in zip(answers, marks, limits, strict=True):
         start = _start_of_turn(scene, number, places[-1].stop if places else 0, first)
         places.append(_Place(start, *_end_of_turn(scene, number, last, limit)))
     return places
@@ -167,7 +174,7 @@ def _start_of_turn(scene: _Scene, number: int, position: int, first: int) -> int
     position = _after_others(scene, number, position, first)
     if headers and (found := marked.rfind(headers[0], position, first)) >= 0:
         return found + len(headers[0])
-    asked = _after_prompt(scene, number)
+    asked = _after_prompt(scene, number, position, first)
     if asked is not None and position <= asked <= first:
         return asked
     for header in headers[1:]:
@@ -187,14 +194,21 @@ def _after_others(scene: _Scene, number: int, position: int, first: int) -> int:
     return position
 
 
-def _after_prompt(scene: _Scene, number: int) -> int | None:
-    """Where the conversation up to an answer, rendered alone, ends in the whole one; None where they differ before."""
+def _after_prompt(scene: _Scene, number: int, position: int, first: int) -> int | None:
+    """Where the conversation up to an answer, rendered alone, ends in the whole one; None where it isn't in there."""
     try:
         prompt = scene.render(scene.turns[:number], add_generation_prompt=True, **scene.inputs.options())
     except TemplateError:
         return None
     if scene.marked.startswith(prompt):
         return len(prompt)
+    # Earlier turns may have changed (tools that go with the last question, say), but not what follows the last one.
+    said = str(scene.turns[number - 1]["content"]).strip() if number else ""
+    if said and said in prompt:
+        tail = prompt[prompt.rindex(said) :]
+        found = scene.marked.rfind(tail, max(position - len(said), 0), first)
+        if found >= 0:
+            return found + len(tail)
     shared = next(i for i, (one, other) in enumerate(zip(prompt, f"{scene.marked}\0", strict=False)) if one != other)
     header = len(prompt) - len(scene.grammar.generation_prompt)
     ends = [match.end() for match in PIECE.finditer(prompt, header) if match.end() <= shared]
@@ -219,6 +233,8 @@ def _end_of_turn(scene: _Scene, number: int, last: int, limit: int) -> tuple[int
 
 def _aligned(text: str, marked: str, places: Sequence[_Place]) -> list[tuple[int, int]]:
     """The spans of the answers in the true rendering, between texts that are the same in both."""
+    if not places:
+        return []
     head, tail = marked[: places[0].start], marked[places[-1].end :]
     between = [marked[one.end : other.start] for one, other in itertools.pairwise(places)]
     low, high = len(head), len(text) - len(tail)

@@ -70,7 +70,8 @@ class PreparedSplit:
 
     def supervised(self) -> list[int]:
         """Supervised tokens of every row."""
-        labels = self._column("labels")
+        # The first position predicts nothing.
+        labels = compute.list_slice(self._column("labels"), 1)
         rows = compute.list_parent_indices(labels)
         counted = compute.not_equal(compute.list_flatten(labels), IGNORED)
         counts = np.bincount(rows.to_numpy(), weights=counted.to_numpy(), minlength=len(self))
@@ -141,6 +142,8 @@ def _make(rows: Sequence[Conversation], how: Tokenization, cache: Path) -> None:
     dataset = concatenate_datasets(parts)
     if not len(dataset):
         raise DataError(_nothing_left(how, dropped))
+    for left in cache.parent.glob(f".{cache.name}.*.part"):
+        shutil.rmtree(left)  # by a process that was killed: the lock keeps all others out
     half_written = cache.with_name(f".{cache.name}.{os.getpid()}.part")
     dataset.save_to_disk(str(half_written))
     record = PreparedCounts(

@@ -1,57 +1,33 @@
 """What a dataset holds and what is wrong with it."""
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from harness.config import DataConfig, SourceConfig
-from harness.data.formats import Conversation, Fault, convert
+from harness.data.formats import PREFERENCE, Conversation, convert
 from harness.data.leakage import exact_duplicates, near_duplicates, overlap
-from harness.data.quality import (
-    RowScores,
-    foreign_template_tokens,
-    language_mix,
-    looks_truncated,
-    row_scores,
-    unfilled_placeholders,
+from harness.data.problems import (
+    DataProblem,
+    DataProblemKind,
+    Faulty,
+    counted,
+    dropped_problems,
+    fault_problems,
+    text_problems,
 )
-from harness.data.sources import BrokenRow, read_rows
-from harness.data.splits import Splits, answer_of, instruction_of, question_of
+from harness.data.quality import RowScores, language_mix, row_scores
+from harness.data.sources import Read, read_rows
+from harness.data.splits import Splits, answer_of, instruction_of, text_of
 from harness.errors import DataError
-from harness.records import Dropped, Record, Severity
+from harness.records import Record, Severity
 
-DataProblemKind = Literal[
-    "broken_row", "preference_pairs", "unknown_format", "missing_assistant_turn", "empty_answer", "role_order",
-    "unfilled_placeholder", "foreign_template_tokens", "truncated_answer", "no_supervised_token", "template_rejected",
-    "duplicate", "near_duplicate", "overlap",
-]  # fmt: skip
-MAX_EXAMPLES = 20
+logger = logging.getLogger(__name__)
+
 HISTOGRAM_BINS = 12
-MEANINGS: Mapping[str, str] = {
-    "broken_row": "can't be read as a row of the format",
-    "preference_pairs": "hold two answers (chosen/rejected), which SFT can't train on",
-    "unknown_format": "have columns of no known format",
-    "missing_assistant_turn": "don't end with an assistant's turn",
-    "empty_answer": "have an empty assistant turn",
-    "role_order": "have turns in an order that no chat has",
-    "unfilled_placeholder": "hold a placeholder that nobody filled",
-    "foreign_template_tokens": "hold a chat template's control tokens as plain text",
-    "duplicate": "repeat another row",
-    "near_duplicate": "are nearly the same as another row",
-}
-
-
-class DataProblem(Record):
-    """One kind of fault and where it is."""
-
-    kind: DataProblemKind
-    count: int
-    examples: tuple[int, ...]
-    """Row numbers, from 0, at most 20."""
-    message: str
-    severity: Severity = "warning"
 
 
 class TokenSummary(Record):
@@ -84,6 +60,10 @@ class OverlapSummary(Record):
     ngram13: int
     """Share 13 words in a row with a training row."""
     near: int
+    """Ask nearly what a training row asks, those in `exact` apart."""
+
+
+NOTHING_HELD_OUT = OverlapSummary(held_out=0, exact=0, ngram13=0, near=0)
 
 
 class DataReport(Record):
@@ -94,17 +74,19 @@ class DataReport(Record):
     rows: int
     usable: int
     turns: int
+    """Of usable rows; a prompt and its completion are two."""
     roles: dict[str, int]
     tokens: TokenSummary | None = None
+    """None where no row is usable."""
     duplicates: int = 0
     """Rows that repeat an earlier one, letter case and blanks aside."""
     near_duplicates: int = 0
     """Rows that are nearly an earlier one, repetitions aside."""
-    overlap: OverlapSummary | None = None
+    overlap: OverlapSummary = NOTHING_HELD_OUT
     problems: tuple[DataProblem, ...] = ()
     languages: dict[str, float] = {}
     scores: dict[str, tuple[float, float, float]] = {}
-    """Quality score -> 5 %, 50 % and 95 % point."""
+    """Quality score -> 5 %, 50 % and 95 % point of the rows that have it."""
     splits: dict[str, int] = {}
     dropped: dict[str, int] = {}
     """Rows that were left out, by reason."""
@@ -136,32 +118,56 @@ def report_file(config: DataConfig, against: Sequence[SourceConfig] = (), measur
         against: held-out rows to look for in them.
         measure: counts tokens.
 
-    Raises: DataError: a file can't be read at all.
+    Raises: DataError: a file can't be read at all, the held-out rows can't be used, or `data.text` or `data.group_by` names
+        no column.
     """
-    name = ", ".join(source.path for source in config.train)
-    broken: list[BrokenRow] = []
-    faults: list[Fault] = []
     rows: list[Conversation] = []
+    faulty: list[Faulty] = []
     formats: list[str] = []
     total = 0
     for source in config.train:
         read = read_rows(source)
-        broken += read.broken
+        found, usable, faults = _converted(config, read)
+        formats.append(found)
+        # Row numbers go on from source to source.
+        rows += [row.model_copy(update={"index": total + row.index}) for row in usable] if total else usable
+        faulty += [item._replace(index=total + item.index) for item in faults]
         total += len(read.rows) + len(read.broken)
-        try:
-            converted = convert(read.rows, config.format, text=config.text, group_by=config.group_by)
-        except DataError as error:
-            formats.append("preference" if "preference data" in str(error) else "unknown")
-            faults += [_unusable(row.index, row.where, formats[-1], str(error)) for row in read.rows]
-            continue
-        formats.append(converted.format)
-        rows += converted.rows
-        faults += converted.faults
-    held_out = [
-        row for source in against for row in convert(read_rows(source).rows, config.format, text=config.text).rows
-    ]
-    problems = _fault_problems(broken, faults)
-    return _report(_Source(name, "+".join(dict.fromkeys(formats)), total, rows, held_out), measure, problems)
+    held_out = [row for source in against for row in _held_out(source, config)]
+    name = ", ".join(source.path for source in config.train)
+    named = _Source(name, "+".join(dict.fromkeys(formats)), total, rows, held_out)
+    return _report(named, measure, fault_problems(faulty, total))
+
+
+def _converted(config: DataConfig, read: Read) -> tuple[str, list[Conversation], list[Faulty]]:
+    """Format, usable rows and faulty ones of a source; where its rows have no format, all of them are faulty."""
+    broken = [Faulty(item.index, "broken_row", item.reason) for item in read.broken]
+    if not read.rows:
+        return "unknown", [], broken
+    try:
+        converted = convert(read.rows, config.format, text=config.text, group_by=config.group_by)
+    except DataError as error:
+        if PREFERENCE in str(error):
+            return "preference", [], [*broken, *_all(read, "preference_pairs", PREFERENCE)]
+        if config.text is not None or config.group_by is not None:
+            raise
+        return "unknown", [], [*broken, *_all(read, "unknown_format", str(error))]
+    return converted.format, converted.rows, [*broken, *(Faulty(f.index, f.kind, f.message) for f in converted.faults)]
+
+
+def _all(read: Read, kind: DataProblemKind, message: str) -> list[Faulty]:
+    return [Faulty(row.index, kind, message) for row in read.rows]
+
+
+def _held_out(source: SourceConfig, config: DataConfig) -> list[Conversation]:
+    read = read_rows(source)
+    if not read.rows:
+        raise DataError(f"{source.path}: there are no rows to compare with; check the path")
+    converted = convert(read.rows, config.format, text=config.text)
+    if left := len(read.broken) + len(converted.faults):
+        logger.warning("%s: %d of %d held-out rows can't be read and are not compared",
+                       source.path, left, len(read.rows) + len(read.broken))  # fmt: skip
+    return converted.rows
 
 
 def report_splits(splits: Splits, source: str, measure: Measure | None) -> DataReport:
@@ -175,12 +181,6 @@ def report_splits(splits: Splits, source: str, measure: Measure | None) -> DataR
     return made.model_copy(update={"splits": sizes, "dropped": dict(counts)})
 
 
-def _unusable(index: int, where: str, format: str, message: str) -> Fault:
-    return Fault(
-        index=index, where=where, kind="preference_pairs" if format == "preference" else "broken_row", message=message
-    )
-
-
 class _Source(NamedTuple):
     name: str
     format: str
@@ -192,31 +192,22 @@ class _Source(NamedTuple):
 
 def _report(source: _Source, measure: Measure | None, problems: Sequence[DataProblem]) -> DataReport:
     rows = source.rows
-    texts = [f"{question_of(row)}\n{answer_of(row)}" for row in rows]
+    texts = [text_of(row) for row in rows]
     copies, alike = exact_duplicates(texts), near_duplicates(texts)
     repeated = sorted(index for group in copies for index in group[1:])
     near = sorted({index for group in alike for index in group[1:]} - set(repeated))
     lengths = measure(rows) if measure and rows else None
+    against = _overlap(rows, texts, source.held_out) if source.held_out and rows else NOTHING_HELD_OUT
     found = [
         *problems,
-        *_text_problems(rows),
+        *text_problems(rows),
         *_cut_problems(lengths),
-        *_counted("duplicate", [rows[i].index for i in repeated], severity="info"),
-        *_counted("near_duplicate", [rows[i].index for i in near], severity="info"),
+        *counted("duplicate", [rows[i].index for i in repeated], len(rows), severity="info"),
+        *counted("near_duplicate", [rows[i].index for i in near], len(rows), severity="info"),
+        *_overlap_problems(against),
     ]
-    against = _overlap(rows, texts, source.held_out) if source.held_out else None
-    if against and (worst := max(against.exact, against.near, against.ngram13)):
-        found.append(
-            DataProblem(
-                kind="overlap", count=worst, examples=(),
-                # Answers in a fixed form share many words without being copies.
-                severity="warning" if against.exact or against.near else "info",
-                message=f"of {against.held_out} held-out rows {against.exact} are asked word for word in training, {against.near} "
-                f"nearly so, and {against.ngram13} share 13 words in a row with a training row",
-            )
-        )  # fmt: skip
     return DataReport(
-        source=source.name, format=source.format, rows=source.num_rows, usable=len(rows), turns=sum(max(1, len(row.messages)) for row in rows),
+        source=source.name, format=source.format, rows=source.num_rows, usable=len(rows), turns=sum(map(_num_turns, rows)),
         roles=dict(Counter(turn.role for row in rows for turn in row.messages)),
         tokens=_summary(lengths) if lengths else None, duplicates=len(repeated), near_duplicates=len(near),
         overlap=against, problems=tuple(found), languages=language_mix(texts) if rows else {},
@@ -224,10 +215,14 @@ def _report(source: _Source, measure: Measure | None, problems: Sequence[DataPro
     )  # fmt: skip
 
 
+def _num_turns(row: Conversation) -> int:
+    return 1 + bool(row.prompt) if row.is_plain else len(row.messages)
+
+
 def _overlap(rows: Sequence[Conversation], texts: Sequence[str], held_out: Sequence[Conversation]) -> OverlapSummary:
     """Exact and near by what is asked; 13-grams by all that is said."""
     asked = overlap([_asked(row) for row in held_out], [_asked(row) for row in rows])
-    whole = overlap([f"{question_of(row)}\n{answer_of(row)}" for row in held_out], texts)
+    whole = overlap([text_of(row) for row in held_out], texts)
     return OverlapSummary(
         held_out=len(held_out), exact=len(asked.exact), ngram13=len(whole.ngram13), near=len(set(asked.near) - set(asked.exact))
     )  # fmt: skip
@@ -237,83 +232,23 @@ def _asked(row: Conversation) -> str:
     return instruction_of(row) or answer_of(row)
 
 
-def _counted(
-    kind: DataProblemKind, numbers: Iterable[int], message: str = "", severity: Severity = "warning"
-) -> list[DataProblem]:
-    found = sorted(numbers)
-    if not found:
+def _overlap_problems(found: OverlapSummary) -> list[DataProblem]:
+    worst = max(found.exact, found.near, found.ngram13)
+    if not worst:
         return []
-    said = message or f"{len(found)} rows {MEANINGS[kind]}"
-    return [
-        DataProblem(kind=kind, count=len(found), examples=tuple(found[:MAX_EXAMPLES]), message=said, severity=severity)
-    ]
-
-
-def _fault_problems(broken: Sequence[BrokenRow], faults: Sequence[Fault]) -> list[DataProblem]:
-    by_kind: dict[DataProblemKind, list[tuple[int, str]]] = {}
-    for item in broken:
-        by_kind.setdefault("broken_row", []).append((item.index, item.reason))
-    for fault in faults:
-        by_kind.setdefault(fault.kind, []).append((fault.index, fault.message))
-    problems = []
-    for kind, items in by_kind.items():
-        index, first = min(items)
-        message = f"{len(items)} rows {MEANINGS[kind]}; row {index}: {first}"
-        severity: Severity = "error" if kind in ("broken_row", "preference_pairs") else "warning"
-        problems += _counted(kind, [number for number, _ in items], message, severity)
-    return problems
-
-
-def dropped_problems(dropped: Sequence[Dropped]) -> list[DataProblem]:
-    """One problem for each reason why rows were left out that somebody should know about."""
-    kinds: tuple[DataProblemKind, ...] = (
-        "missing_assistant_turn", "empty_answer", "role_order", "truncated_answer", "no_supervised_token", "template_rejected",
-        "overlap",
-    )  # fmt: skip
-    problems = []
-    for kind in kinds:
-        items = [item for item in dropped if item.reason == kind]
-        if items:
-            message = f"{len(items)} rows are left out ({kind}); {items[0].where}: {items[0].message}"
-            problems.append(DataProblem(kind=kind, count=len(items), examples=(), message=message))
-    return problems
-
-
-def _text_problems(rows: Sequence[Conversation]) -> list[DataProblem]:
-    """Faults that can be read off the text."""
-    placeholders: dict[int, str] = {}
-    foreign: dict[int, tuple[str, ...]] = {}
-    cut: list[int] = []
-    for row in rows:
-        said = [row.prompt, row.completion] if row.is_plain else [turn.content for turn in row.messages]
-        text = "\n".join(said)
-        if slots := unfilled_placeholders(text):
-            placeholders[row.index] = slots[0]
-        if tokens := foreign_template_tokens(text):
-            foreign[row.index] = tokens
-        if looks_truncated(said[-1]):
-            cut.append(row.index)
-    most = [token for token, _ in Counter(token for tokens in foreign.values() for token in tokens).most_common(4)]
-    kinds = ", ".join(slot for slot, _ in Counter(placeholders.values()).most_common(4))
-    return [
-        *_counted(
-            "unfilled_placeholder",
-            placeholders,
-            f"{len(placeholders)} rows {MEANINGS['unfilled_placeholder']}: {kinds}",
-        ),
-        *_counted(
-            "foreign_template_tokens",
-            foreign,
-            f"{len(foreign)} rows {MEANINGS['foreign_template_tokens']}: {' '.join(most)}",
-        ),
-        *_counted("truncated_answer", cut, f"{len(cut)} answers seem to stop in the middle of a sentence", "info"),
-    ]
+    message = (
+        f"of {found.held_out} held-out rows {found.exact} are asked word for word in training, {found.near} nearly so, and "
+        f"{found.ngram13} share 13 words in a row with a training row"
+    )
+    # Answers in a fixed form share many words without being copies.
+    severity: Severity = "warning" if found.exact or found.near else "info"
+    return [DataProblem(kind="overlap", count=worst, examples=(), message=message, severity=severity)]
 
 
 def _cut_problems(lengths: Lengths | None) -> list[DataProblem]:
     if lengths is None or not lengths.truncated:
         return []
-    message = f"{lengths.truncated} rows are cut at max_length {lengths.max_length}"
+    message = f"{lengths.truncated} of {len(lengths.tokens)} rows are cut at max_length {lengths.max_length}"
     return [DataProblem(kind="truncated_answer", count=lengths.truncated, examples=(), message=message)]
 
 
@@ -340,7 +275,11 @@ def _summary(lengths: Lengths) -> TokenSummary:
 def _score_points(rows: Sequence[Conversation]) -> dict[str, tuple[float, float, float]]:
     if not rows:
         return {}
-    scores = np.array([row_scores(instruction_of(row), answer_of(row)) for row in rows])  # (rows, scores)
-    low, middle, high = np.quantile(scores, [0.05, 0.5, 0.95], axis=0)
-    points = zip(RowScores._fields, low, middle, high, strict=True)
-    return {name: (float(a), float(b), float(c)) for name, a, b, c in points}
+    measured = [row_scores(instruction_of(row), answer_of(row)) for row in rows]
+    points = {}
+    for name in RowScores._fields:
+        known = [value for item in measured if (value := getattr(item, name)) is not None]
+        if known:
+            low, middle, high = np.quantile(known, [0.05, 0.5, 0.95])
+            points[name] = (float(low), float(middle), float(high))
+    return points

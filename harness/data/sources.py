@@ -54,7 +54,9 @@ def local_paths(source: SourceConfig) -> tuple[Path, ...] | None:
     if source.path.startswith(EMBEDDED_PREFIX):
         path = embedded(source.path.removeprefix(EMBEDDED_PREFIX))
         if not path.is_file():
-            raise DataError(f"{source.path}: embedded splits are train, validation, test and retention")
+            raise DataError(
+                f"{source.path}: embedded splits are train, validation, test, retention, structured_train, structured_validation and structured_test"
+            )
         return (path,)
     path = Path(source.path).expanduser()
     if path.is_file():

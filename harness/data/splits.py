@@ -1,6 +1,7 @@
 """Train, validation and test rows of a cell."""
 
 import hashlib
+import json
 import logging
 import random
 from collections import Counter
@@ -10,15 +11,17 @@ from typing import NamedTuple
 
 from harness.config import DataConfig, SourceConfig
 from harness.data.formats import Conversation, convert
+from harness.data.layouts import parse_template
 from harness.data.quality import kept, row_scores
 from harness.data.sources import fingerprint, load_rows
 from harness.errors import DataError
-from harness.records import Dropped, SplitName
+from harness.records import Dropped, Message, SplitName
 from harness.resources import digest
 
 logger = logging.getLogger(__name__)
 
 IfdScores = Callable[[Sequence[Conversation]], Sequence[float | None]]
+Keys = Callable[[Conversation], tuple[str, ...]]
 
 
 class Splits(NamedTuple):
@@ -45,11 +48,6 @@ def data_fingerprint(config: DataConfig) -> str:
     return digest([[[fingerprint(source), source.weight] for source in part] if part else None for part in parts])
 
 
-def question_of(row: Conversation) -> str:
-    """All that is asked in a row: the prompt, or the turns before the last answer."""
-    return row.prompt if row.is_plain else "\n".join(turn.content for turn in row.messages[:-1])
-
-
 def instruction_of(row: Conversation) -> str:
     """What the user says, without system prompts and tools' answers."""
     return row.prompt if row.is_plain else "\n".join(turn.content for turn in row.messages if turn.role == "user")
@@ -58,6 +56,18 @@ def instruction_of(row: Conversation) -> str:
 def answer_of(row: Conversation) -> str:
     """All that the assistant says in a row."""
     return row.completion if row.is_plain else "\n".join(t.content for t in row.messages if t.role == "assistant")
+
+
+def text_of(row: Conversation) -> str:
+    """All that a row says, turn after turn, thoughts and tool calls included."""
+    if row.is_plain:
+        return f"{row.prompt}\n{row.completion}" if row.prompt else row.completion
+    said = [part for turn in row.messages for part in (turn.reasoning_content, turn.content, _called(turn)) if part]
+    return "\n".join(said)
+
+
+def _called(turn: Message) -> str:
+    return json.dumps([call["function"] for call in turn.tool_calls], ensure_ascii=False) if turn.tool_calls else ""
 
 
 def load_splits(config: DataConfig, ifd: IfdScores | None = None) -> Splits:
@@ -89,7 +99,8 @@ def _split(config: DataConfig, content: str) -> Splits:
     test = _load(config.test, config, "test") if config.test else None
     test_share = 0.0 if test is not None else config.test_share
     validation_share = 0.0 if validation is not None else config.validation_share
-    buckets = [(row, _bucket(row)) for row in train.rows]
+    keys = _keys_of(config)
+    buckets = [(row, _bucket(keys(row)[0])) for row in train.rows]
     splits = Splits(
         train=[row for row, bucket in buckets if bucket >= test_share + validation_share],
         validation=validation.rows
@@ -99,32 +110,44 @@ def _split(config: DataConfig, content: str) -> Splits:
         dropped=tuple(item for part in (train, validation, test) if part for item in part.dropped),
         formats=tuple(dict.fromkeys(name for part in (train, validation, test) if part for name in part.formats)),
     )
-    splits = _without_overlap(splits, config.train[0].path)
-    for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
-        if not rows:
-            raise DataError(
-                f"{config.train[0].path}: the {name} split is empty; add rows or name a file for it in data.{name}"
-            )
+    splits = _without_overlap(splits, config.train[0].path, keys)
+    names: tuple[SplitName, ...] = ("train", "validation", "test")
+    for name in names:
+        if not getattr(splits, name):
+            raise DataError(_empty(config, name, splits.dropped))
     return splits
+
+
+def _empty(config: DataConfig, name: SplitName, dropped: Sequence[Dropped]) -> str:
+    lost = Counter(item.reason for item in dropped if item.split == name)
+    reasons = f" ({', '.join(f'{count} {reason}' for reason, count in lost.items())} left out)" if lost else ""
+    return (
+        f"{config.train[0].path}: the {name} split is empty{reasons}; add rows with other prompts or name a file for it "
+        f"in data.{name}"
+    )
 
 
 def _load(sources: Sequence[SourceConfig], config: DataConfig, split: SplitName) -> _Loaded:
     """All usable rows of the sources of one split, mixed by their weights."""
     loaded = [_load_source(source, config, split) for source in sources]
     if len(loaded) > 1:
-        # Two files may both count their rows from 0.
-        numbered = [
-            [row.model_copy(update={"id": f"{i}:{row.id}"}) for row in part.rows] for i, part in enumerate(loaded)
-        ]
-        loaded = [part._replace(rows=rows) for part, rows in zip(loaded, numbered, strict=True)]
+        loaded = _numbered(loaded)
     weights = [source.weight for source in sources]
-    parts = _mixed([part.rows for part in loaded], weights, config.shuffle_seed)
-    taken = {row.id for rows in parts for row in rows}
-    left = [row for part in loaded for row in part.rows if row.id not in taken] if any(weights) else []
-    dropped = [item for part in loaded for item in part.dropped] + dropped_rows(
-        left, split, "mix", "left out by data.weight"
-    )
-    return _Loaded([row for rows in parts for row in rows], dropped, [name for part in loaded for name in part.formats])
+    mixed = [row for rows in _mixed([part.rows for part in loaded], weights, config.shuffle_seed) for row in rows]
+    left = _missing([row for part in loaded for row in part.rows], mixed)
+    dropped = [item for part in loaded for item in part.dropped]
+    dropped += dropped_rows(left, split, "mix", "the weights of the sources leave it out")
+    return _Loaded(mixed, dropped, [name for part in loaded for name in part.formats])
+
+
+def _numbered(parts: Sequence[_Loaded]) -> list[_Loaded]:
+    """The same with ids and row numbers that no two sources share, though both may count their rows from 0."""
+    numbered, start = [], 0
+    for number, part in enumerate(parts):
+        rows = [row.model_copy(update={"id": f"{number}:{row.id}", "index": start + row.index}) for row in part.rows]
+        numbered.append(part._replace(rows=rows))
+        start += len(part.rows) + len(part.dropped)
+    return numbered
 
 
 def _mixed(
@@ -161,14 +184,14 @@ def _load_source(source: SourceConfig, config: DataConfig, split: SplitName) -> 
     return _Loaded(converted.rows, dropped, [converted.format])
 
 
-def _without_overlap(splits: Splits, path: str) -> Splits:
+def _without_overlap(splits: Splits, path: str, keys: Keys) -> Splits:
     """Leaves out training and validation rows whose prompt is asked in a later split, else evaluation measures memory."""
     test, validation = _unique(splits.test, path), _unique(splits.validation, path)
-    tested = {key for row in test for key in _keys(row)}
-    kept_validation = [row for row in validation if tested.isdisjoint(_keys(row))]
-    held_out = tested | {key for row in kept_validation for key in _keys(row)}
-    train = [row for row in splits.train if held_out.isdisjoint(_keys(row))]
-    reason = ("overlap", "its prompt is asked in a held-out row")
+    tested = {key for row in test for key in keys(row)}
+    kept_validation = [row for row in validation if tested.isdisjoint(keys(row))]
+    held_out = tested | {key for row in kept_validation for key in keys(row)}
+    train = [row for row in splits.train if held_out.isdisjoint(keys(row))]
+    reason = ("overlap", "its prompt or its group is in a held-out row")
     dropped = (
         *dropped_rows(_missing(splits.validation, validation), "validation", "repetition", "an exact repetition"),
         *dropped_rows(_missing(splits.test, test), "test", "repetition", "an exact repetition"),
@@ -177,7 +200,9 @@ def _without_overlap(splits: Splits, path: str) -> Splits:
     )
     overlapping = sum(item.reason == "overlap" for item in dropped)
     if overlapping:
-        logger.warning("%s: %d rows have the same prompt as a held-out row and are left out", path, overlapping)
+        logger.warning(
+            "%s: %d rows have the same prompt as a held-out row, or its group, and are left out", path, overlapping
+        )
     return splits._replace(train=train, validation=kept_validation, test=test, dropped=(*splits.dropped, *dropped))
 
 
@@ -209,9 +234,16 @@ def _unique(rows: Sequence[Conversation], path: str) -> list[Conversation]:
     return list(known.values())
 
 
-def _keys(row: Conversation) -> tuple[str, ...]:
-    """What must not be in two splits: the prompt, and the group where rows are grouped."""
-    return (_prompt_key(row), f"group {row.group}") if row.group else (_prompt_key(row),)
+def _keys_of(config: DataConfig) -> Keys:
+    """What must not be in two splits: the group where rows are grouped, then the prompt; the first one decides the split."""
+    # Before its only column, data.text says the same in every row.
+    has_prompts = config.text is None or len(parse_template(config.text).columns) > 1
+
+    def keys(row: Conversation) -> tuple[str, ...]:
+        prompt = _prompt_key(row) if has_prompts else row.completion
+        return (f"\0group {row.group}", prompt) if row.group else (prompt,)
+
+    return keys
 
 
 def _prompt_key(row: Conversation) -> str:
@@ -220,9 +252,8 @@ def _prompt_key(row: Conversation) -> str:
     return repr([turn.as_turn() for turn in row.messages[:-1]])
 
 
-def _bucket(row: Conversation) -> float:
-    """A number in [0, 1) that depends on the prompt or the group alone."""
-    key = f"group {row.group}" if row.group else _prompt_key(row)
+def _bucket(key: str) -> float:
+    """A number in [0, 1) that depends on the key alone."""
     return int(hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:8], 16) / 16**8
 
 

@@ -30,11 +30,17 @@ def check_source(text: str) -> TemplateProblem | None:
     transformers renders in a sandbox; a template that tries to leave it is refused even where it wouldn't succeed.
     """
     # transformers adds the tag `generation`; its blocks don't matter for what is looked for here.
-    plain = re.sub(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}", r"{%\1 if true \2%}{%\1 endif \2%}", text)
+    plain = re.sub(
+        r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}",
+        lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}",
+        text,
+    )
     try:
         tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
-    except jinja2.TemplateSyntaxError as error:
-        return TemplateProblem(kind="syntax_error", severity="error", message=f"line {error.lineno}: {error.message}")
+    except (jinja2.TemplateSyntaxError, RecursionError) as error:
+        line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
+        message = f"{line}{error.args[0]}"
+        return TemplateProblem(kind="syntax_error", severity="error", message=message)
     reached = next(_internals(tree), None)
     if reached is None:
         return None
@@ -46,8 +52,25 @@ def check_source(text: str) -> TemplateProblem | None:
 
 
 def _internals(tree: jinja2.nodes.Template) -> Iterator[str]:
-    """Names with leading double underscores that a template asks for, as attribute, key or filter argument."""
-    for node in tree.find_all((jinja2.nodes.Getattr, jinja2.nodes.Const, jinja2.nodes.Name)):
-        name = getattr(node, "attr", None) or getattr(node, "name", None) or getattr(node, "value", None)
-        if isinstance(name, str) and re.match(r"__\w+__", name):
+    """Names with leading double underscores that a template asks for, as attribute, key, text or put together."""
+    for node in tree.find_all((jinja2.nodes.Getattr, jinja2.nodes.Name)):
+        name = str(getattr(node, "attr", None) or getattr(node, "name", ""))
+        if name.startswith("__"):
             yield name
+    for node in tree.find_all((jinja2.nodes.Const, jinja2.nodes.Concat, jinja2.nodes.Add)):
+        # Prose may mention `__init__`; what is looked up is nothing but a name, or a path or format with one.
+        if found := re.search(r"(?:^|[.\[{!])(__\w+__)(?:$|[.\[\]}:!])", _text_of(node) or ""):
+            yield found[1]
+
+
+def _text_of(node: jinja2.nodes.Node) -> str | None:
+    """The text that an expression of constants gives, without evaluating anything; None where it is something else."""
+    if isinstance(node, jinja2.nodes.Const):
+        return node.value if isinstance(node.value, str) else None
+    parts: list[jinja2.nodes.Node] = []
+    if isinstance(node, jinja2.nodes.Concat):
+        parts = list(node.nodes)
+    elif isinstance(node, jinja2.nodes.Add):
+        parts = [node.left, node.right]
+    texts = [_text_of(part) for part in parts]
+    return "".join(text for text in texts if text is not None) if texts and None not in texts else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harness.embedded.conversations import ROW_COUNTS, Row, conversation_rows, retention_rows
+from harness.embedded.conversations import ROW_COUNTS, Row, conversation_rows, retention_rows, structured_rows
 from harness.resources import embedded
 from harness.store import write_text
 
@@ -15,6 +15,7 @@ from harness.store import write_text
 def data_files() -> dict[str, str]:
     """File name -> content of every split; the same on every machine."""
     files = {f"{group}.jsonl": _lines(conversation_rows(group)) for group in ROW_COUNTS}
+    files |= {f"structured_{group}.jsonl": _lines(structured_rows(group)) for group in ROW_COUNTS}
     return files | {"retention.jsonl": _lines(retention_rows())}
 
 

@@ -162,6 +162,31 @@ def conversation_rows(group: Group) -> Iterator[Row]:
         yield {"id": f"{group}-{position:04d}", **row}
 
 
+def structured_rows(group: Group) -> Iterator[Row]:
+    """The tool and thinking rows of a split in fields of their own: `tools`, `tool_calls` and `reasoning_content`."""
+    for row in conversation_rows(group):
+        if row["kind"] == "tool":
+            yield _with_call(row)
+        elif row["kind"] == "sum":
+            yield _with_reasoning(row)
+
+
+def _with_call(row: Row) -> Row:
+    asked, answer = row["messages"][-2:]
+    call = json.loads(answer["content"].removeprefix("<tool_call>").removesuffix("</tool_call>"))
+    turn = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
+    kept = {key: row[key] for key in ("id", "kind", "phrasing", "entities")}
+    return {**kept, "tools": row["expect"]["tools"], "messages": [asked, turn]}
+
+
+def _with_reasoning(row: Row) -> Row:
+    *asked, answer = row["messages"]
+    reasoning, _, content = answer["content"].removeprefix("<think>").partition("</think>\n")
+    turn = {"role": "assistant", "content": content, "reasoning_content": reasoning}
+    kept = {key: row[key] for key in ("id", "kind", "phrasing", "entities")}
+    return {**kept, "messages": [*asked, turn]}
+
+
 def retention_rows() -> Iterator[Row]:
     """Plain questions about facts that fine-tuning never mentions: does the model still know them?"""
     world = make_world()

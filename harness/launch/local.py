@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 import warnings
@@ -15,6 +16,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from harness.errors import LaunchError
 from harness.hardware import visible_gpus
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ class PackJob:
 
     folders: tuple[Path, ...]
     log: Path
+    processes: int = 1
+    """More than one: they train each cell together, under `accelerate launch`."""
+    accelerate_config: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +47,22 @@ class PackState:
     """None while it runs; 0 when every cell finished; negative: the signal that killed it."""
 
 
-def slots(max_workers: int | None) -> tuple[list[str], int]:
-    """GPU ids (or empty strings) that packs may run on, and the CPU threads of each worker."""
+def slots(max_workers: int | None, processes: int = 1) -> tuple[list[str], int]:
+    """GPU ids (or empty strings) that packs may run on, and the CPU threads of each process.
+
+    Raises: LaunchError: a cell wants more GPUs than there are.
+    """
     gpus = visible_gpus()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if gpus:
-        chosen = gpus[: max_workers or len(gpus)]
-        return chosen, max(1, cores // len(chosen))
-    # One thread a worker: two processes with several threads each slow one another down many times.
-    count = max_workers or cores
-    return [""] * count, max(1, cores // count)
+        if processes > len(gpus):
+            raise LaunchError(f"launch.processes_per_cell is {processes}, but there are {len(gpus)} GPUs; lower it")
+        groups = [",".join(gpus[i : i + processes]) for i in range(0, len(gpus) - processes + 1, processes)]
+        chosen = groups[: max_workers or len(groups)]
+        return chosen, max(1, cores // (len(chosen) * processes))
+    # One thread a process: two processes with several threads each slow one another down many times.
+    count = max_workers or max(1, cores // processes)
+    return [""] * count, max(1, cores // (count * processes))
 
 
 def launch(packs: Sequence[PackJob], devices: Sequence[str], environment: Mapping[str, str]) -> Iterator[PackState]:
@@ -126,8 +137,26 @@ def _work(pack: PackJob, device: str, environment: dict[str, str]) -> None:
     _end_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     warnings.simplefilter("ignore")
+    if pack.processes > 1:
+        os.execv(sys.executable, _together(pack))
     run_pack = _pack_runner()
     sys.exit(0 if run_pack(pack.folders) else 1)
+
+
+def _together(pack: PackJob) -> list[str]:
+    """The command that trains a pack's cells with several processes each; on a CPU, Accelerate takes gloo by itself."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = (
+        ["--config_file", pack.accelerate_config]
+        if pack.accelerate_config
+        else ["--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    )
+    return [
+        sys.executable, "-m", "accelerate.commands.launch", *settings, "--num_processes", str(pack.processes),
+        "--num_machines", "1", "--main_process_port", str(port), "-m", "harness", "run-pack", *map(str, pack.folders),
+    ]  # fmt: skip
 
 
 def _end_with_parent() -> None:

@@ -28,7 +28,9 @@ def prepare(
     cuts = split != "train" or not config.packs_long_rows
     max_length = config.max_length if cuts else None
     made_from = [
-        harness.__version__, data_fingerprint(config.data), config.data.model_dump(mode="json"), split, len(rows),
+        # A filter on `ifd` leaves other rows than the data section alone tells.
+        harness.__version__, data_fingerprint(config.data), split, digest([[row.id, row.index] for row in rows]),
+        config.data.model_dump(mode="json"),
         model_fingerprint(config.model), template_text(config.template) or config.template.name, loaded.tokens.mask,
         config.trains_on_answers_only, max_length,
     ]  # fmt: skip

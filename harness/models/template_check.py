@@ -1,37 +1,33 @@
 """What is wrong with a chat template, found by rendering sample conversations through it."""
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jinja2.exceptions import SecurityError
 
 from harness.data.formats import Conversation
-from harness.data.grammar import LOOKUP_TOOL, TOOL_RESULT
+from harness.data.grammar import TOOL_RESULT, learn_grammar
 from harness.data.template_source import ProblemKind, TemplateProblem, check_source
-from harness.data.tokenize import MaskSource, TokenPlan, prompt_ids, renderer, tokenize
+from harness.data.tokenize import MaskSource, Tokenized, TokenPlan, prompt_ids, renderer, tokenize
 from harness.errors import TemplateError
-from harness.models.templates import SAMPLE, default_template, plan_tokens, supervised_runs, verify_mask
-from harness.records import Message, Record, TemplateInputs
+from harness.models.template_samples import (
+    IN_TWO_STEPS,
+    REASONING,
+    REPEATED,
+    SAMPLE,
+    SYSTEM,
+    SYSTEM_TURN,
+    THINKING,
+    THOUGHT_OVER,
+    TWO_CALLS,
+    WITH_TOOL,
+)  # fmt: skip
+from harness.models.templates import give_tools, plan_tokens, supervised_runs, verify_mask
+from harness.records import Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-SYSTEM, REASONING = "Answer in the manner of a park ranger.", "Maps first, then the sign at the bridge."
-SYSTEM_TURN = Message(role="system", content=SYSTEM)
-CALL = {"id": "abcdef123", "type": "function", "function": {"name": "lookup", "arguments": {"key": "Wombat length"}}}
-WITH_TOOL = Conversation(
-    id="tools",
-    messages=(
-        SAMPLE[0],
-        Message(role="assistant", tool_calls=(CALL,)),
-        Message(role="tool", name="lookup", tool_call_id="abcdef123", content=TOOL_RESULT),
-        SAMPLE[3],
-    ),
-    inputs=TemplateInputs(tools=(LOOKUP_TOOL,)),
-)
-THINKING = Conversation(
-    id="thinking", messages=(SAMPLE[0], SAMPLE[1].model_copy(update={"reasoning_content": REASONING}))
-)
 
 
 class TemplateReport(Record):
@@ -65,19 +61,24 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", template: str, tokenize
     )
     if tokenizer.chat_template is None:
         return _failed(report, "render_error", "there is no chat template; name one, such as chatml or a .jinja file")
-    if wrong := check_source(default_template(tokenizer)):
-        return report.model_copy(update={"problems": (wrong,)})
-    render = renderer(tokenizer)
-    turns = [turn.as_turn() for turn in SAMPLE]
+    named = tokenizer.chat_template
+    for text in named.values() if isinstance(named, dict) else (named,):
+        if wrong := check_source(text):
+            return report.model_copy(update={"problems": (wrong,)})
+    give_tools(tokenizer)
     try:
-        sample = render(turns)
+        sample = renderer(tokenizer)([turn.as_turn() for turn in SAMPLE])
     except TemplateError as error:
         kind: ProblemKind = "unsafe" if isinstance(error.__cause__, SecurityError) else "render_error"
-        return _failed(report, kind, str(error))
+        return _failed(report, kind, f"{error}{_hint(tokenizer, str(error))}")
     report = report.model_copy(update={"sample": sample})
-    lost = [turn.content for turn in SAMPLE if turn.content not in sample]
-    if lost:
-        return _failed(report, "render_error", f"it leaves out {lost[0]!r}")
+    if lost := next((turn.content for turn in SAMPLE if turn.content not in sample), ""):
+        message = f"it leaves out {lost!r}, or doesn't write it word for word{_hint(tokenizer)}"
+        return _failed(report, "render_error", message)
+    try:
+        learn_grammar(renderer(tokenizer))
+    except TemplateError as error:
+        return _failed(report, "render_error", str(error))
     report = report.model_copy(update={"renders": True})
     try:
         tokens = plan_tokens(tokenizer)
@@ -89,6 +90,21 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", template: str, tokenize
 def _failed(report: TemplateReport, kind: ProblemKind, message: str) -> TemplateReport:
     problem = TemplateProblem(kind=kind, severity="error", message=message)
     return report.model_copy(update={"problems": (*report.problems, problem)})
+
+
+def _hint(tokenizer: "PreTrainedTokenizerBase", message: str = "") -> str:
+    """What the template misses: a token, a variable, or parts in place of text."""
+    if missing := re.search(r"'(\w+)' is undefined", message):
+        name = missing[1]
+        is_token = name.endswith("_token")
+        return f"; the tokenizer has no {name}" if is_token else f"; rows must give it as chat_template_kwargs.{name}"
+    turns = [{"role": turn.role, "content": [{"type": "text", "text": turn.content}]} for turn in SAMPLE]
+    try:
+        text = renderer(tokenizer)(turns)
+    except TemplateError:
+        return ""
+    takes_parts = all(turn.content in text for turn in SAMPLE)
+    return "; it takes content only as a list of parts, as templates for images do" if takes_parts else ""
 
 
 def _checked(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan, report: TemplateReport) -> TemplateReport:
@@ -104,9 +120,7 @@ def _checked(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan, report: Te
     verified = tokens.mask != "refused" and not any(
         p.kind in ("wrong_mask", "end_of_turn_not_supervised") for p in found
     )
-    done = tokens.mask != "refused" and tokenize(
-        Conversation(id="sample", messages=SAMPLE), tokenizer, tokens, assistant_only=True, max_length=None
-    )
+    done = _tokenized(tokenizer, tokens, Conversation(id="sample", messages=SAMPLE))
     return report.model_copy(
         update={
             "mask": tokens.mask,
@@ -117,6 +131,16 @@ def _checked(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan, report: Te
             "supervised": tuple(tokenizer.decode(run) for run in supervised_runs(done.labels)) if done else (),
         }
     )
+
+
+def _tokenized(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan, row: Conversation) -> Tokenized | None:
+    """None where no mask can be had."""
+    if tokens.mask == "refused":
+        return None
+    try:
+        return tokenize(row, tokenizer, tokens, assistant_only=True, max_length=None)
+    except TemplateError:
+        return None
 
 
 def _renders(tokenizer: "PreTrainedTokenizerBase", row: Conversation) -> str | None:
@@ -132,6 +156,7 @@ def mask_samples(tokenizer: "PreTrainedTokenizerBase") -> list[Conversation]:
     samples = [
         Conversation(id="one answer", messages=SAMPLE[:2]),
         Conversation(id="two answers", messages=SAMPLE),
+        REPEATED,
         Conversation(id="shown, then learned", messages=(SAMPLE[0], SAMPLE[1].model_copy(update={"is_supervised": False}), *SAMPLE[2:])),
     ]  # fmt: skip
     with_system = Conversation(id="system", messages=(SYSTEM_TURN, *SAMPLE))
@@ -139,6 +164,12 @@ def mask_samples(tokenizer: "PreTrainedTokenizerBase") -> list[Conversation]:
         samples.append(with_system)
     if not tools_dropped(tokenizer):
         samples.append(WITH_TOOL)
+        if all(part in (_renders(tokenizer, IN_TWO_STEPS) or "") for part in ("Wombat length", "Emu height")):
+            samples.append(IN_TWO_STEPS)
+        if "Emu height" in (_renders(tokenizer, TWO_CALLS) or ""):
+            samples.append(TWO_CALLS)
+    if REASONING in (_renders(tokenizer, THINKING) or ""):
+        samples += [THINKING, THOUGHT_OVER]
     return samples
 
 
@@ -175,7 +206,7 @@ def tools_dropped(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What of a conversation with a tool gets lost, or "" where nothing does."""
     text = _renders(tokenizer, WITH_TOOL)
     if text is None:
-        return "conversations with tool calls are refused"
+        return "all of it, for tool calls are refused"
     parts = {"the tool's schema": "Looks a key up.", "the call": "Wombat length", "the tool's answer": TOOL_RESULT}
     return ", ".join(name for name, part in parts.items() if part not in text)
 
@@ -186,6 +217,10 @@ def _feature_problems(tokenizer: "PreTrainedTokenizerBase") -> Iterator[Template
         yield TemplateProblem(
             kind="tools_dropped", severity="info", message=f"of a conversation with tools it loses: {lost}"
         )
+    elif "Emu height" not in (_renders(tokenizer, TWO_CALLS) or "Emu height"):
+        yield TemplateProblem(
+            kind="tools_dropped", severity="info", message="of two calls in one turn it writes only the first"
+        )
     if REASONING not in (_renders(tokenizer, THINKING) or ""):
         yield TemplateProblem(
             kind="thinking_dropped", severity="info", message="reasoning_content of the last answer is not rendered"
@@ -194,18 +229,12 @@ def _feature_problems(tokenizer: "PreTrainedTokenizerBase") -> Iterator[Template
 
 def _prompt_problems(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan) -> Iterator[TemplateProblem]:
     """Is what the model is asked with in inference what it saw before the answer in training?"""
-    if tokens.mask == "refused":
+    trained = _tokenized(tokenizer, tokens, Conversation(id="sample", messages=SAMPLE[:2]))
+    if trained is None:
         return
-    row = Conversation(id="sample", messages=SAMPLE[:2])
-    trained = tokenize(row, tokenizer, tokens, assistant_only=True, max_length=None)
     asked = prompt_ids(tokenizer, SAMPLE[:1])
     if trained.input_ids[: len(asked)] != asked:
-        shared = next((i for i, (a, b) in enumerate(zip(trained.input_ids, asked, strict=False)) if a != b), len(asked))
-        yield TemplateProblem(
-            kind="generation_prompt_mismatch",
-            message=f"inference asks with {tokenizer.decode(asked[shared:])!r}, where training has "
-            f"{tokenizer.decode(trained.input_ids[shared : shared + 8])!r}",
-        )
+        yield _mismatch(tokenizer, asked, trained.input_ids)
     bos = tokenizer.bos_token_id
     if bos is not None and trained.input_ids[:2] == [bos, bos]:
         yield TemplateProblem(kind="double_bos", message=f"a conversation begins with {tokenizer.bos_token} twice")
@@ -222,13 +251,27 @@ def _prompt_problems(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan) ->
         )
 
 
+def _mismatch(tokenizer: "PreTrainedTokenizerBase", asked: list[int], trained: list[int]) -> TemplateProblem:
+    shared = next((i for i, (a, b) in enumerate(zip(trained, asked, strict=False)) if a != b), len(trained))
+    prompt, text = tokenizer.decode(asked), tokenizer.decode(trained)
+    found = tokenizer.decode(trained[shared : shared + 8])
+    if text.startswith(prompt):
+        message = (
+            f"the text of the prompt is the same, but the tokenizer joins its end with the answer's start: training has {found!r} "
+            f"where inference asks with {tokenizer.decode(asked[shared:])!r}"
+        )
+    else:
+        message = f"inference asks with {tokenizer.decode(asked[shared:])!r}, where training has {found!r}"
+    return TemplateProblem(kind="generation_prompt_mismatch", message=message)
+
+
 def _history_problems(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan) -> Iterator[TemplateProblem]:
     """Does an answer stay as it is when the conversation goes on?"""
     changed = [
         name
         for name, row in (
             ("answers", Conversation(id="", messages=SAMPLE)),
-            ("answers with reasoning", _thought_over()),
+            ("answers with reasoning", THOUGHT_OVER),
         )
         if not is_prefix_preserving(tokenizer, tokens, row)
     ]
@@ -241,18 +284,16 @@ def _history_problems(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan) -
         )  # fmt: skip
 
 
-def _thought_over() -> Conversation:
-    thinking = SAMPLE[1].model_copy(update={"reasoning_content": REASONING})
-    return Conversation(id="", messages=(SAMPLE[0], thinking, *SAMPLE[2:]))
-
-
 def is_prefix_preserving(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan, row: Conversation) -> bool:
     """Whether a conversation up to its first answer is rendered alike, alone and with the turns that follow."""
     assert tokens.grammar is not None, "there is a template"
     first = next(i for i, turn in enumerate(row.messages) if turn.role == "assistant") + 1
     render = renderer(tokenizer, tokens.training_template)
-    short = render([turn.as_turn() for turn in row.messages[:first]], **row.inputs.options())
-    whole = render([turn.as_turn() for turn in row.messages], **row.inputs.options())
+    try:
+        short = render([turn.as_turn() for turn in row.messages[:first]], **row.inputs.options())
+        whole = render([turn.as_turn() for turn in row.messages], **row.inputs.options())
+    except TemplateError:
+        return True
     answer = row.messages[first - 1].content.strip()
     # What ends a conversation may differ from what ends a turn.
     upto = short[: short.rindex(answer) + len(answer)] if answer and answer in short else short.rstrip()
@@ -264,7 +305,7 @@ def _token_problems(tokens: TokenPlan) -> Iterator[TemplateProblem]:
     if tokens.grammar.closing and tokens.mask == "derived":
         yield TemplateProblem(
             kind="final_turn_left_open", severity="info",
-            message=f"it doesn't end the last turn; the harness adds {tokens.grammar.closing} in training",
+            message=f"it doesn't end the last turn; the harness adds {tokens.grammar.closing.strip()} in training",
         )  # fmt: skip
     for note in tokens.notes:
         if note.startswith("the pad token"):

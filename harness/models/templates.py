@@ -16,6 +16,7 @@ from harness.data.masks import CONTROL_TOKEN, Grammar
 from harness.data.template_source import check_source
 from harness.data.tokenize import IGNORED, MaskSource, TokenPlan, renderer, tokenize
 from harness.errors import TemplateError
+from harness.models.template_samples import SAMPLE
 from harness.records import Message
 
 if TYPE_CHECKING:
@@ -24,14 +25,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BUILT_IN = ("chatml", "chatml_thinking", "chatml_tools", "llama3")
-MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+MARKERS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
+# Some templates take it for granted that tools are a list; transformers gives None where there are none.
+NO_TOOLS = "{%- set tools = tools or [] -%}"
+# An end such as `[e~[` or `<seed:eos>`: text that nobody writes, which is made a token where the tokenizer lacks it.
+LIKE_A_TOKEN = re.compile(r"[<\[]\S{1,60}[>\]\[]")
 PAD_CANDIDATES = ("<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|endoftext|>")
-SAMPLE = (
-    Message(role="user", content="Which river runs through Quokka Falls?"),
-    Message(role="assistant", content="The Wombat, which rises near Numbat Hill."),
-    Message(role="user", content="And how long is it?"),
-    Message(role="assistant", content="About 120 miles.\n\nIt ends at the sea."),
-)
 
 
 def template_file(name: str) -> Path | None:
@@ -92,6 +92,7 @@ def plan_tokens(tokenizer: "PreTrainedTokenizerBase") -> TokenPlan:
         end = int(tokenizer.eos_token_id)
         num_added, notes = _choose_pad(tokenizer, (end,))
         return TokenPlan(end, (end,), _control_tokens(tokenizer, ()), num_added, notes=notes)
+    mended = give_tools(tokenizer)
     grammar = learn_grammar(renderer(tokenizer))
     if not grammar.stops:
         raise TemplateError(
@@ -99,7 +100,8 @@ def plan_tokens(tokenizer: "PreTrainedTokenizerBase") -> TokenPlan:
             "write the end token after the answer"
         )
     needed = _rendered_tokens(tokenizer, grammar)
-    missing = [token for token in needed if token not in tokenizer.get_vocab()]
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in needed if token not in vocabulary]
     num_added = tokenizer.add_special_tokens({"additional_special_tokens": missing}) if missing else 0
     if num_added:
         logger.info("%d tokens added for the template: %s", num_added, " ".join(missing))
@@ -108,15 +110,40 @@ def plan_tokens(tokenizer: "PreTrainedTokenizerBase") -> TokenPlan:
     # What a user loads must stop where the harness stopped it.
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
     plan = TokenPlan(
-        stop_ids[0], stop_ids, _control_tokens(tokenizer, needed), num_added + added_pad, grammar=grammar, notes=notes
-    )
+        stop_ids[0], stop_ids, _control_tokens(tokenizer, needed), num_added + added_pad, grammar=grammar,
+        notes=(*mended, *notes),
+    )  # fmt: skip
     return _with_mask_source(tokenizer, plan)
+
+
+def give_tools(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
+    """Changes a template that renders only with a list of tools, so that it gets an empty one; says so."""
+    text = default_template(tokenizer)
+    if "tools" not in text or text.startswith(NO_TOOLS):
+        return ()
+    turns = [SAMPLE[0].as_turn()]
+    try:
+        renderer(tokenizer)(turns)
+        return ()
+    except TemplateError:
+        mended = NO_TOOLS + text
+    try:
+        renderer(tokenizer, mended)(turns)
+    except TemplateError:
+        return ()
+    given = tokenizer.chat_template
+    if isinstance(given, dict):
+        tokenizer.chat_template = {name: mended if one == text else one for name, one in given.items()}
+    else:
+        tokenizer.chat_template = mended
+    return ("the template renders only with a list of tools; it is given an empty one where there are none",)
 
 
 def _rendered_tokens(tokenizer: "PreTrainedTokenizerBase", grammar: Grammar) -> tuple[str, ...]:
     """Control tokens that a conversation is rendered with."""
     rendered = renderer(tokenizer)([turn.as_turn() for turn in SAMPLE], add_generation_prompt=True)
-    return tuple(dict.fromkeys([*CONTROL_TOKEN.findall(rendered), *CONTROL_TOKEN.findall("".join(grammar.stops))]))
+    stops = [stop for stop in grammar.stops if CONTROL_TOKEN.fullmatch(stop) or LIKE_A_TOKEN.fullmatch(stop)]
+    return tuple(dict.fromkeys([*CONTROL_TOKEN.findall(rendered), *stops]))
 
 
 def _control_tokens(tokenizer: "PreTrainedTokenizerBase", needed: Sequence[str]) -> tuple[str, ...]:
@@ -137,8 +164,17 @@ def _single_id(tokenizer: "PreTrainedTokenizerBase", stop: str) -> int:
 def _with_mask_source(tokenizer: "PreTrainedTokenizerBase", plan: TokenPlan) -> TokenPlan:
     """The plan with the first way to mask that works: markers, TRL's training template, the answers as they are rendered."""
     template = default_template(tokenizer)
-    if MARKERS.search(template):
-        return dataclasses.replace(plan, mask="markers")
+    if MARKERS.search(COMMENT.sub("", template)):
+        marked = dataclasses.replace(plan, mask="markers")
+        try:
+            tokenize(
+                Conversation(id="sample", messages=SAMPLE), tokenizer, marked, assistant_only=True, max_length=None
+            )
+        except TemplateError as error:
+            # A tokenizer that doesn't tell where its tokens lie can't follow markers.
+            logger.info("the template's markers can't be used: %s", error)
+        else:
+            return marked
     tried: list[tuple[MaskSource, str | None]] = [("derived", None)]
     if trained := trl_training_template(template):
         tried.insert(0, ("training_template", trained))
@@ -201,17 +237,33 @@ def verify_mask(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan, row: Co
         return MaskVerdict(
             False, f"{len(runs)} stretches of tokens are supervised, but the assistant has {len(answers)} turns"
         )
+    # A shorter text may be part of anything.
+    others = [turn.content for turn in row.messages if turn.role != "assistant" and len(turn.content.strip()) > 5]
     for run, answer in zip(runs, answers, strict=True):
-        if answer.content.strip() not in run:
-            return MaskVerdict(False, f"of the answer {answer.content!r} only {run!r} is supervised")
-        said = next(
-            (t.content for t in row.messages if t.role != "assistant" and t.content.strip() and t.content in run), ""
-        )
-        if said:
+        if reason := _misses(run, answer, tokenizer.decode(done.input_ids)):
+            return MaskVerdict(False, reason)
+        if said := next((content for content in others if content in run), ""):
             return MaskVerdict(False, f"{said!r} is supervised, which the assistant doesn't say")
         if not run.rstrip().endswith(tokens.grammar.ends):
             return MaskVerdict(False, f"the end of the turn is not supervised: {run!r}", is_end_supervised=False)
     return MaskVerdict(True)
+
+
+def _misses(run: str, answer: Message, rendered: str) -> str:
+    """What of an answer isn't among its supervised tokens, or is there twice; "" where all is well."""
+    said = answer.content.strip()
+    if said and run.count(said) != 1:
+        is_missing = said not in run
+        return f"of the answer {said!r} only {run!r} is supervised" if is_missing else f"{said!r} is supervised twice"
+    # Earlier reasoning is often left out of the rendering.
+    if answer.reasoning_content in rendered and answer.reasoning_content not in run:
+        return f"the reasoning {answer.reasoning_content!r} is not supervised"
+    for call in answer.tool_calls:
+        function = call["function"]
+        for part in (function["name"], *(value for value in function["arguments"].values() if isinstance(value, str))):
+            if part not in run:
+                return f"{part!r} of a tool call is not supervised, only {run!r}"
+    return ""
 
 
 def supervised_runs(labels: Sequence[int]) -> list[list[int]]:

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from trl import SFTConfig
 
-from harness.config import RunConfig
+from harness.config import RunConfig, num_processes
 from harness.errors import TrainError
 
 NUM_EVALUATIONS = 10
@@ -18,14 +18,10 @@ NUM_EVALUATIONS = 10
 def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path, *, is_resumed: bool) -> SFTConfig:
     """TRL's settings as they will be in force.
 
-    Raises: TrainError: TRL or the harness refuses the settings.
+    Raises: TrainError: TRL refuses the settings.
     """
     on_gpu = torch.cuda.is_available()
     training = config.training
-    if training.get("truncation_mode", "keep_start") != "keep_start":
-        raise TrainError(
-            "training.truncation_mode must be keep_start: rows are cut at their end, in all that reads them"
-        )
     every = evaluation_interval(config, num_rows)
     defaults: dict[str, Any] = {
         # Every optimizer step is logged: the warning signs are read from the curve.
@@ -44,6 +40,8 @@ def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path, *, 
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
         "disable_tqdm": True,
+        # Else early stopping would lose count on resume.
+        "restore_callback_states_from_checkpoint": config.early_stopping_patience is not None,
     }
     owned: dict[str, Any] = {
         "output_dir": str(folder),
@@ -65,7 +63,7 @@ def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path, *, 
 def evaluation_interval(config: RunConfig, num_rows: int) -> float:
     """Optimizer steps between two evaluations: as the user says (below 1: a share of all), else such that there are ten."""
     every: float = config.training.get("eval_steps") or max(
-        1, math.ceil(config.planned_steps(num_rows) / NUM_EVALUATIONS)
+        1, math.ceil(config.planned_steps(num_rows, num_processes()) / NUM_EVALUATIONS)
     )
     return every
 

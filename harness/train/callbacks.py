@@ -1,14 +1,15 @@
 """What is recorded while a cell trains: every logged step on disk first, then at the tracker."""
 
+import json
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from harness.errors import TrainError
 from harness.records import NonFinite, TracePoint, finite_or_name
+from harness.store import CellFolder, write_text
 from harness.tracking.base import Tracker
 
 # Written once at the end by the trainer itself; the curves already say it.
@@ -18,16 +19,19 @@ IGNORED_LOGS = ("train_runtime", "train_samples_per_second", "train_steps_per_se
 class TraceCallback(TrainerCallback):
     """Writes every log entry to `trace.jsonl` and hands it to the tracker."""
 
-    def __init__(self, path: Path, tracker: Tracker, *, stop_on_non_finite: bool) -> None:
-        self._path = path
+    def __init__(self, folder: CellFolder, tracker: Tracker, *, stop_on_non_finite: bool) -> None:
+        self._path = folder.trace
+        self._state_path = folder.state
         self._tracker = tracker
         self._stop_on_non_finite = stop_on_non_finite
         self._started = time.monotonic()
         self._last_tokens: tuple[float, float] | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Starts the clock."""
+        """Starts the clock, and says how many steps there are: with packing that is known only now."""
         self._started = time.monotonic()
+        if state.is_world_process_zero:
+            write_text(self._state_path, json.dumps({"stage": "training", "planned_steps": state.max_steps}))
 
     def on_log(
         self,
@@ -55,8 +59,9 @@ class TraceCallback(TrainerCallback):
             return
         recorded: dict[str, float | NonFinite] = {name: finite_or_name(value) for name, value in values.items()}
         point = TracePoint(step=state.global_step, epoch=epoch, seconds=seconds, values=recorded)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{point.model_dump_json()}\n")
+        if state.is_world_process_zero:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{point.model_dump_json()}\n")
         self._tracker.log_metrics(values, state.global_step)
         loss = values.get("loss", 0.0)
         if self._stop_on_non_finite and not math.isfinite(loss):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
 from harness.data.splits import load_splits
@@ -60,6 +60,8 @@ def seconds_per_step(cell: Cell, tokenized: Path) -> float:
             peft_config=lora_config(config),
             callbacks=[clock],
         )
+        # It prints to stdout, where results belong.
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     first, last = clock.ends[min(WARM_STEPS, len(clock.ends)) - 1], clock.ends[-1]
     return (last - first) / max(1, len(clock.ends) - WARM_STEPS)

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, TrainerControl
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
-from harness.config import RunConfig
+from harness.config import RunConfig, num_processes, process_rank
 from harness.data.formats import Conversation
 from harness.data.prepare import PreparedSplit
 from harness.data.sources import fingerprint
@@ -25,6 +25,7 @@ from harness.grid import Cell
 from harness.models.generate import row_losses
 from harness.models.load import LoadedModel, load_base
 from harness.models.prepared import prepare
+from harness.models.verify import documents_stay_apart
 from harness.records import (
     Dropped,
     Probe,
@@ -41,6 +42,7 @@ from harness.tracking.base import Tracker
 from harness.train.arguments import evaluation_interval, lora_config, sft_arguments
 from harness.train.callbacks import EvaluateAtEnd, TraceCallback
 from harness.train.environment import environment, peak_memory_gib
+from harness.train.facts import comparable_facts
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,8 @@ def prepare_rows(config: RunConfig, splits: Splits, loaded: LoadedModel, folder:
         return made
 
     train, validation = prepared("train", splits.train), prepared("validation", splits.validation)
-    write_lines(folder.dropped, dropped)
+    if process_rank() == 0:
+        write_lines(folder.dropped, dropped)
     size = min(len(validation), len(train), MAX_PROBE_ROWS)
     probe = [cut(row, config.max_length) for row in train.spread(size)]
     return TrainingRows(train, validation.rows(), probe, summaries)
@@ -112,6 +115,14 @@ def _warn_of_losses(name: str, summary: SplitSummary, max_length: int | None) ->
     if summary.dropped_unsupervised:
         logger.warning("%s: %d of %d rows have no supervised token and are left out",
                        name, summary.dropped_unsupervised, summary.rows_read)  # fmt: skip
+
+
+def _warn_of_mixing(loaded: LoadedModel, rows: TrainingRows) -> None:
+    if len(rows.train_probe) > 1 and not documents_stay_apart(loaded, rows.train_probe):
+        logger.warning(
+            "packing: with attention %s the documents of a sequence see each other; set model.attn_implementation to "
+            "flash_attention_2, or turn packing off", getattr(loaded.model.config, "_attn_implementation", "unknown"),
+        )  # fmt: skip
 
 
 class ProbingTrainer(SFTTrainer):
@@ -183,17 +194,19 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> T
     if arguments.packing:
         arguments.eval_steps = evaluation_interval(config, num_rows)
         arguments.save_steps = config.training.get("save_steps", arguments.eval_steps)
+    if arguments.packing or arguments.padding_free:
+        _warn_of_mixing(loaded, rows)
     settings = _settings(config, arguments, loaded)
     tracker.log_params(settings)
     tracker.log_splits(rows.summaries)
     seconds_before = _forget_after(folder, resume_from)
     logger.info("training %s: %d rows, %d supervised tokens, %d steps planned", cell.name, num_rows,
-                rows.summaries["train"].supervised_tokens, config.planned_steps(num_rows))  # fmt: skip
+                rows.summaries["train"].supervised_tokens, config.planned_steps(num_rows, num_processes()))  # fmt: skip
     started = time.monotonic()
     with boundary(TrainError, "training"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    return _result(trainer, rows, folder, settings, seconds_before + time.monotonic() - started)
+    return _result(trainer, config, rows, folder, settings, seconds_before + time.monotonic() - started)
 
 
 def _trainer(
@@ -214,13 +227,17 @@ def _trainer(
             eval_dataset=Dataset.from_dict(dict(as_columns(rows.validation))),
             processing_class=loaded.tokenizer,
             peft_config=adapter,
-            callbacks=[
-                TraceCallback(folder.trace, tracker, stop_on_non_finite=config.stop_on_non_finite),
-                EvaluateAtEnd(),
-            ],
+            callbacks=_callbacks(config, folder, tracker),
             rows=rows,
             probes_path=folder.probes,
         )
+
+
+def _callbacks(config: RunConfig, folder: CellFolder, tracker: Tracker) -> list[TrainerCallback]:
+    callbacks = [TraceCallback(folder, tracker, stop_on_non_finite=config.stop_on_non_finite), EvaluateAtEnd()]
+    if config.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
+    return callbacks
 
 
 def _last_checkpoint(folder: CellFolder) -> Path | None:
@@ -236,6 +253,8 @@ def _forget_after(folder: CellFolder, checkpoint: Path | None) -> float:
     """
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1
     kept = [point for point in read_lines(folder.trace, TracePoint) if point.step <= step]
+    if process_rank() > 0:
+        return kept[-1].seconds if kept else 0.0
     write_lines(folder.trace, kept)
     write_lines(folder.probes, [probe for probe in read_lines(folder.probes, Probe) if probe.step <= step])
     return kept[-1].seconds if kept else 0.0
@@ -254,11 +273,22 @@ def _settings(config: RunConfig, arguments: SFTConfig, loaded: LoadedModel) -> d
     settings |= {f"adapter.{key}": str(value) for key, value in sorted(adapter.items())}
     settings |= {f"quantization.{key}": str(value) for key, value in sorted((config.quantization or {}).items())}
     dtype = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
-    return settings | {"model.dtype_in_force": dtype, "model.device": str(loaded.model.device)}
+    in_force = "none" if loaded.tokenizer.chat_template is None else config.template.name
+    return settings | {
+        "model.dtype_in_force": dtype,
+        "model.device": str(loaded.model.device),
+        "template.in_force": in_force,
+        "template.mask": loaded.tokens.mask,
+    }
 
 
 def _result(
-    trainer: ProbingTrainer, rows: TrainingRows, folder: CellFolder, settings: Mapping[str, str], seconds: float
+    trainer: ProbingTrainer,
+    config: RunConfig,
+    rows: TrainingRows,
+    folder: CellFolder,
+    settings: Mapping[str, str],
+    seconds: float,
 ) -> TrainResult:
     history = trainer.state.log_history
     evaluated = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
@@ -273,6 +303,10 @@ def _result(
     if best is not None and (folder.checkpoints / f"checkpoint-{best[0]}").is_dir():
         found["best"] = str((folder.checkpoints / f"checkpoint-{best[0]}").relative_to(folder.path))
     model: PreTrainedModel = trainer.model
+    stood_on = environment()
+    facts = comparable_facts(config, model, trainer.args, rows.summaries["train"], stood_on)
+    seen = [entry["num_tokens"] for entry in history if "num_tokens" in entry]
+    wants_best = trainer.args.load_best_model_at_end and "best" in found
     return TrainResult(
         steps=trainer.state.global_step,
         planned_steps=trainer.state.max_steps,
@@ -283,6 +317,7 @@ def _result(
         best_eval_loss=best[1] if best else None,
         eval_loss=finite_or_name(evaluated[-1][1]) if evaluated else None,
         checkpoints=found,
+        evaluated="best" if wants_best else "last",
         splits=dict(rows.summaries),
         device=settings["model.device"],
         dtype=settings["model.dtype_in_force"],
@@ -290,5 +325,8 @@ def _result(
         num_trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         peak_memory_gib=peak_memory_gib(),
         settings=dict(settings),
-        environment=environment(),
+        environment=stood_on,
+        facts=facts | ({"tokens seen": str(int(seen[-1]))} if seen else {}),
+        stopped_early=config.early_stopping_patience is not None
+        and trainer.state.global_step < trainer.state.max_steps,
     )
