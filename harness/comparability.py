@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from harness.records import CellResult, Difference
+from harness.ranking import Difference
+from harness.records import CellResult
 
 # Fact -> fields of a cell whose sweep explains that it differs.
 DATA = ("data", "template", "training.max_length", "training.packing", "training.assistant_only_loss",

@@ -13,7 +13,8 @@ from harness.grid import Cell, CellSpec
 from harness.launch import local
 from harness.plan import Plan, check_plan, check_tests, is_done
 from harness.rank import rank
-from harness.records import CellCheck, CellResult, Exclusion, Finding, Ranking
+from harness.ranking import Exclusion, Ranking
+from harness.records import CellCheck, CellResult, Finding
 from harness.report.write import write_reports
 from harness.store import (
     CellFolder,

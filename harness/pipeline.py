@@ -22,7 +22,8 @@ from harness.suite import Suite, load_suite, suite_digest, suite_examples
 from harness.tracking.base import NullTracker, Tracker
 from harness.tracking.connection import experiment_id_of
 from harness.tracking.mlflow_tracker import MlflowTracker
-from harness.train.sft import MAX_PROBE_ROWS, cut, train
+from harness.train.rows import MAX_PROBE_ROWS, cut
+from harness.train.sft import train
 
 logger = logging.getLogger(__name__)
 

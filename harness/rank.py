@@ -12,7 +12,8 @@ from harness.comparability import differences
 from harness.config import RankingConfig
 from harness.errors import ConfigError
 from harness.gates import Candidate, Gate, clusters_of, parse_gate, per_example
-from harness.records import CellResult, Estimate, Exclusion, Finding, Ranking, RankingRow, ReferenceRow
+from harness.ranking import Exclusion, Ranking, RankingRow, ReferenceRow
+from harness.records import CellResult, Estimate, Finding
 from harness.stats import MIN_PAIRS, estimate, holm, minimum_detectable_difference, paired_difference, rank_intervals
 
 LOWER_IS_BETTER = ("nll", "bits_per_byte")

@@ -7,7 +7,8 @@ from harness.config import RankingConfig
 from harness.errors import ConfigError
 from harness.gates import Candidate, parse_gate
 from harness.rank import rank
-from harness.records import CellResult, Ranking
+from harness.ranking import Ranking
+from harness.records import CellResult
 from tests.helpers import cell_result, coin, error_finding, suite_result
 
 CONFIG = RankingConfig(by="held_out.exact_match", gates=(), resamples=2000)

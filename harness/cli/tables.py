@@ -14,7 +14,8 @@ from harness.comparability import sentence
 from harness.experiment import problem_lines
 from harness.gates import shown
 from harness.plan import Plan
-from harness.records import CellCheck, Estimate, Finding, Generation, Ranking, warning_names
+from harness.ranking import Ranking
+from harness.records import CellCheck, Estimate, Finding, Generation, warning_names
 from harness.store import read_lines
 from harness.targets import FoundCell
 

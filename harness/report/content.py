@@ -6,7 +6,8 @@ from typing import NamedTuple
 from harness.comparability import sentence
 from harness.config import ExperimentConfig
 from harness.gates import per_example, shown
-from harness.records import CellResult, Finding, Generation, Ranking, TracePoint
+from harness.ranking import Ranking
+from harness.records import CellResult, Finding, Generation, TracePoint
 from harness.store import CellFolder, ExperimentFolder, read_lines
 
 MAX_SHOWN_EXAMPLES = 12

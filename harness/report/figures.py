@@ -5,7 +5,8 @@ from typing import Any
 
 import altair as alt
 
-from harness.records import CellResult, Ranking, TracePoint
+from harness.ranking import Ranking
+from harness.records import CellResult, TracePoint
 
 Spec = dict[str, Any]
 MAX_POINTS = 150

@@ -11,7 +11,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from harness.config import ExperimentConfig
-from harness.records import CellResult, Estimate, Finding, Ranking
+from harness.ranking import Ranking
+from harness.records import CellResult, Estimate, Finding
 from harness.report.content import Content, gather
 from harness.report.figures import Spec, curves_chart, ranking_chart, tradeoff_chart
 from harness.report.markdown import as_markdown

@@ -3,174 +3,32 @@
 import logging
 import time
 import warnings
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, TrainerControl
-from trl import SFTConfig, SFTTrainer
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
+from trl import SFTConfig
 
 from harness.config import RunConfig, num_processes, process_rank
-from harness.data.formats import Conversation
-from harness.data.prepare import PreparedSplit
-from harness.data.sources import fingerprint
 from harness.data.splits import Splits
-from harness.data.tokenize import Tokenized, as_columns
+from harness.data.tokenize import as_columns
 from harness.errors import TrainError, boundary
 from harness.grid import Cell
-from harness.models.generate import row_losses
 from harness.models.load import LoadedModel, load_base
-from harness.models.prepared import prepare
 from harness.models.verify import documents_stay_apart
-from harness.records import (
-    Dropped,
-    Probe,
-    ProbeSplit,
-    SplitName,
-    SplitSummary,
-    TracePoint,
-    TrainResult,
-    finite_or_name,
-)
-from harness.resources import digest
+from harness.records import Probe, TracePoint, TrainResult, finite_or_name
 from harness.store import CellFolder, read_lines, write_lines
 from harness.tracking.base import Tracker
 from harness.train.arguments import evaluation_interval, lora_config, sft_arguments
 from harness.train.callbacks import EvaluateAtEnd, TraceCallback
 from harness.train.environment import environment, peak_memory_gib
 from harness.train.facts import comparable_facts
+from harness.train.rows import TrainingRows, prepare_rows
+from harness.train.trainer import ProbingTrainer
 
 logger = logging.getLogger(__name__)
-
-MAX_PROBE_ROWS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingRows:
-    """Tokenized rows of a cell; the probe sets are evaluated row by row at every evaluation."""
-
-    train: PreparedSplit
-    validation: list[Tokenized]
-    train_probe: list[Tokenized]
-    summaries: Mapping[str, SplitSummary]
-
-
-def prepare_rows(config: RunConfig, splits: Splits, loaded: LoadedModel, folder: CellFolder) -> TrainingRows:
-    """Tokenizes, cuts and counts; lists what is dropped in `dropped.jsonl`.
-
-    Raises: DataError: no row has a supervised token left.
-    """
-    summaries: dict[str, SplitSummary] = {}
-    dropped = list(splits.dropped)
-
-    def prepared(name: SplitName, rows: Sequence[Conversation]) -> PreparedSplit:
-        made = prepare(config, name, rows, loaded, folder.tokenized)
-        dropped.extend(made.counts.dropped)
-        summaries[name] = _summary(config, name, rows, made, [item for item in dropped if item.split == name])
-        _warn_of_losses(name, summaries[name], config.max_length)
-        return made
-
-    train, validation = prepared("train", splits.train), prepared("validation", splits.validation)
-    if process_rank() == 0:
-        write_lines(folder.dropped, dropped)
-    size = min(len(validation), len(train), MAX_PROBE_ROWS)
-    probe = [cut(row, config.max_length) for row in train.spread(size)]
-    return TrainingRows(train, validation.rows(), probe, summaries)
-
-
-def cut(row: Tokenized, max_length: int | None) -> Tokenized:
-    """A row no longer than the validation rows are, for packing may have kept it whole, with something to predict."""
-    start = row._replace(input_ids=row.input_ids[:max_length], labels=row.labels[:max_length])
-    if max_length is None or start.num_supervised:
-        return start
-    return row._replace(input_ids=row.input_ids[-max_length:], labels=row.labels[-max_length:])
-
-
-def _summary(
-    config: RunConfig, name: SplitName, rows: Sequence[Conversation], made: PreparedSplit, dropped: Sequence[Dropped]
-) -> SplitSummary:
-    sources = getattr(config.data, name) or config.data.train
-    return SplitSummary(
-        source=", ".join(source.path for source in sources),
-        digest=digest([[fingerprint(source) for source in sources], [row.id for row in rows]]),
-        rows_read=len(rows),
-        rows_used=len(made),
-        truncated=made.counts.truncated,
-        dropped_unsupervised=len(rows) - len(made),
-        dropped=dict(Counter(item.reason for item in dropped)),
-        tokens=made.counts.tokens,
-        supervised_tokens=made.counts.supervised_tokens,
-    )
-
-
-def _warn_of_losses(name: str, summary: SplitSummary, max_length: int | None) -> None:
-    if summary.truncated:
-        logger.warning(
-            "%s: %d of %d rows are cut at max_length %s", name, summary.truncated, summary.rows_read, max_length
-        )
-    if summary.dropped_unsupervised:
-        logger.warning("%s: %d of %d rows have no supervised token and are left out",
-                       name, summary.dropped_unsupervised, summary.rows_read)  # fmt: skip
-
-
-def _warn_of_mixing(loaded: LoadedModel, rows: TrainingRows) -> None:
-    if len(rows.train_probe) > 1 and not documents_stay_apart(loaded, rows.train_probe):
-        logger.warning(
-            "packing: with attention %s the documents of a sequence see each other; set model.attn_implementation to "
-            "flash_attention_2, or turn packing off", getattr(loaded.model.config, "_attn_implementation", "unknown"),
-        )  # fmt: skip
-
-
-class ProbingTrainer(SFTTrainer):
-    """An SFTTrainer whose evaluation keeps the NLL of every row, of validation and of a fixed part of the training rows.
-
-    `eval_loss` is the NLL, a mean over all supervised tokens, of rows that are not packed. TRL's own is a mean of batch
-    means of the training loss (smoothed, or DFT), which can't be compared between the cells of a grid.
-    """
-
-    def __init__(self, *args: Any, rows: TrainingRows, probes_path: Path, **kwargs: Any) -> None:
-        self._rows = rows
-        self._probes_path = probes_path
-        super().__init__(*args, **kwargs)
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Probes both sets, logs `eval_loss` and `train_probe_loss`, and writes one line a set to `probes.jsonl`."""
-        metrics: dict[str, float] = {}
-        started = time.monotonic()
-        probed: tuple[tuple[ProbeSplit, list[Tokenized], str], ...] = (
-            ("validation", self._rows.validation, metric_key_prefix),
-            ("train_probe", self._rows.train_probe, "train_probe"),
-        )
-        for split, rows, prefix in probed:
-            with self.compute_loss_context_manager():
-                losses = row_losses(
-                    self.model, rows, pad_token_id=self.processing_class.pad_token_id,
-                    batch_size=self.args.per_device_eval_batch_size,
-                )  # fmt: skip
-            tokens = sum(loss.num_tokens for loss in losses)
-            metrics[f"{prefix}_loss"] = sum(loss.nll * loss.num_tokens for loss in losses) / tokens
-            metrics[f"{prefix}_mean_token_accuracy"] = sum(loss.num_right for loss in losses) / tokens
-            if self.is_world_process_zero():
-                probe = Probe(
-                    step=self.state.global_step,
-                    split=split,
-                    nll=tuple(finite_or_name(loss.nll) for loss in losses),
-                    tokens=tuple(loss.num_tokens for loss in losses),
-                )
-                with self._probes_path.open("a", encoding="utf-8") as file:
-                    file.write(f"{probe.model_dump_json()}\n")
-        metrics[f"{metric_key_prefix}_runtime"] = time.monotonic() - started
-        # In train mode, TRL would take the training metrics since the last log for those of this evaluation.
-        self.model.eval()
-        self.log(dict(metrics))
-        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
 
 
 def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> TrainResult:
@@ -330,3 +188,11 @@ def _result(
         stopped_early=config.early_stopping_patience is not None
         and trainer.state.global_step < trainer.state.max_steps,
     )
+
+
+def _warn_of_mixing(loaded: LoadedModel, rows: TrainingRows) -> None:
+    if len(rows.train_probe) > 1 and not documents_stay_apart(loaded, rows.train_probe):
+        logger.warning(
+            "packing: with attention %s the documents of a sequence see each other; set model.attn_implementation to "
+            "flash_attention_2, or turn packing off", getattr(loaded.model.config, "_attn_implementation", "unknown"),
+        )  # fmt: skip

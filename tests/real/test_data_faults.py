@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from harness.cli.main import main
 from harness.data.leakage import exact_duplicates, near_duplicates, overlap
 from harness.data.quality import (
     foreign_template_tokens,
@@ -103,3 +105,56 @@ def test_json_answers_have_no_language_and_are_whole(real_data: Path) -> None:
     completions = column(real_data, "text2json_train.jsonl", "completion")
     assert language_mix(completions) == {"und": 1.0}
     assert not any(map(looks_truncated, completions))
+
+
+def reported(folder: Path, name: str, *options: str, exit_code: int = 0) -> dict[str, Any]:
+    """What `harness data` prints for scripts about a dataset."""
+    done = CliRunner().invoke(main, ["data", str(folder / "datasets" / name), *options, "--json"])
+    assert done.exit_code == exit_code, done.output
+    found = json.loads(done.stdout)
+    assert len(found["problems"]) == len({(problem["kind"], problem["message"]) for problem in found["problems"]})
+    return found
+
+
+def problems(found: dict[str, Any]) -> dict[str, int]:
+    """Kind of problem -> number of rows."""
+    return {problem["kind"]: problem["count"] for problem in found["problems"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "size", "counts"),
+    [
+        ("text2json_train.jsonl", "prompt_completion", (1817, 3634), {"foreign_template_tokens": 1817, "near_duplicate": 141}),
+        ("lf_identity.json", "alpaca", (91, 182), {"unfilled_placeholder": 85, "near_duplicate": 1}),
+        ("lf_glaive_toolcall_en_demo.json", "sharegpt", (300, 2000), {}),
+        ("fastchat_dummy_conversation.json", "sharegpt", (500, 2000), {"near_duplicate": 195}),
+        ("gsm8k_train.jsonl", "question_answer", (7473, 14946), {"near_duplicate": 1}),
+    ],
+)  # fmt: skip
+def test_report_on_a_real_file(
+    name: str, format: str, size: tuple[int, int], counts: dict[str, int], real_data: Path
+) -> None:
+    found = reported(real_data, name)
+    assert (found["format"], (found["rows"], found["turns"])) == (format, size)
+    assert problems(found) == counts
+    assert found["tokens"]["total"] > 0
+
+
+def test_preference_data_are_reported_and_refused(real_data: Path) -> None:
+    found = reported(real_data, "lf_dpo_en_demo.json", exit_code=2)
+    assert (found["format"], found["rows"], found["usable"]) == ("preference", 300, 0)
+    assert problems(found) == {"preference_pairs": 300}
+
+
+def test_only_conversation_without_an_answer_is_refused(real_data: Path) -> None:
+    found = reported(real_data, "axolotl_conversation.missingturns.json", exit_code=2)
+    assert (found["format"], found["rows"], found["usable"]) == ("sharegpt", 1, 0)
+    assert problems(found) == {"empty_answer": 1}
+    assert found["problems"][0]["examples"] == [0]
+
+
+def test_gsm8k_test_questions_are_hardly_in_training(real_data: Path) -> None:
+    found = reported(
+        real_data, "gsm8k_train.jsonl", "--against", str(real_data / "datasets" / "gsm8k_test.jsonl")
+    )["overlap"]  # fmt: skip
+    assert found == {"held_out": 1319, "exact": 0, "ngram13": 8, "near": 0}

@@ -1,0 +1,61 @@
+"""TRL's SFTTrainer with an evaluation that keeps the NLL of every row."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerControl
+from trl import SFTTrainer
+
+from harness.data.tokenize import Tokenized
+from harness.models.generate import row_losses
+from harness.records import Probe, ProbeSplit, finite_or_name
+from harness.train.rows import TrainingRows
+
+
+class ProbingTrainer(SFTTrainer):
+    """An SFTTrainer whose evaluation keeps the NLL of every row, of validation and of a fixed part of the training rows.
+
+    `eval_loss` is the NLL, a mean over all supervised tokens, of rows that are not packed. TRL's own is a mean of batch
+    means of the training loss (smoothed, or DFT), which can't be compared between the cells of a grid.
+    """
+
+    def __init__(self, *args: Any, rows: TrainingRows, probes_path: Path, **kwargs: Any) -> None:
+        self._rows = rows
+        self._probes_path = probes_path
+        super().__init__(*args, **kwargs)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Probes both sets, logs `eval_loss` and `train_probe_loss`, and writes one line a set to `probes.jsonl`."""
+        metrics: dict[str, float] = {}
+        started = time.monotonic()
+        probed: tuple[tuple[ProbeSplit, list[Tokenized], str], ...] = (
+            ("validation", self._rows.validation, metric_key_prefix),
+            ("train_probe", self._rows.train_probe, "train_probe"),
+        )
+        for split, rows, prefix in probed:
+            with self.compute_loss_context_manager():
+                losses = row_losses(
+                    self.model, rows, pad_token_id=self.processing_class.pad_token_id,
+                    batch_size=self.args.per_device_eval_batch_size,
+                )  # fmt: skip
+            tokens = sum(loss.num_tokens for loss in losses)
+            metrics[f"{prefix}_loss"] = sum(loss.nll * loss.num_tokens for loss in losses) / tokens
+            metrics[f"{prefix}_mean_token_accuracy"] = sum(loss.num_right for loss in losses) / tokens
+            if self.is_world_process_zero():
+                probe = Probe(
+                    step=self.state.global_step,
+                    split=split,
+                    nll=tuple(finite_or_name(loss.nll) for loss in losses),
+                    tokens=tuple(loss.num_tokens for loss in losses),
+                )
+                with self._probes_path.open("a", encoding="utf-8") as file:
+                    file.write(f"{probe.model_dump_json()}\n")
+        metrics[f"{metric_key_prefix}_runtime"] = time.monotonic() - started
+        # In train mode, TRL would take the training metrics since the last log for those of this evaluation.
+        self.model.eval()
+        self.log(dict(metrics))
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
