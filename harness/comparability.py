@@ -7,7 +7,8 @@ from harness.ranking import Difference
 from harness.records import CellResult
 
 # Fact -> fields of a cell whose sweep explains that it differs.
-DATA = ("data", "template", "training.max_length", "training.packing", "training.assistant_only_loss",
+PACKING = ("training.packing", "training.packing_strategy")
+DATA = ("data", "template", "training.max_length", *PACKING, "training.assistant_only_loss",
         "training.completion_only_loss", "model.name")  # fmt: skip
 LENGTH = ("training.num_train_epochs", "training.max_steps", "training.per_device_train_batch_size",
           "training.gradient_accumulation_steps", "early_stopping_patience", "early_stopping_threshold")  # fmt: skip
@@ -19,7 +20,7 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "tokens seen": (*DATA, *LENGTH, "training.padding_free"),
     "effective batch": ("training.per_device_train_batch_size", "training.gradient_accumulation_steps", "launch"),
     "attention": ("model.attn_implementation", "model.name"),
-    "packing": ("training.packing", "training.padding_free"),
+    "packing": (*PACKING, "training.padding_free"),
     "base dtype": PRECISION,
     "adapter dtype": PRECISION,
     "device": (),

@@ -34,11 +34,11 @@ def model_card(result: CellResult, folder: CellFolder, findings: tuple[Finding, 
     config = spec.cell.config
     is_adapter = config.adapter is not None and not merged
     data = ModelCardData(
-        base_model=config.model.name if _is_on_hub(config.model.name) else None,
+        base_model=config.model.name if is_hub_id(config.model.name) else None,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["sft", "sft-harness", *(["lora"] if config.adapter is not None else [])],
-        datasets=[source.path for source in config.data.train if _is_on_hub(source.path)] or None,
+        datasets=[source.path for source in config.data.train if is_hub_id(source.path)] or None,
     )
     lines = [
         f"# {spec.experiment}: {result.name}",
@@ -55,7 +55,7 @@ def model_card(result: CellResult, folder: CellFolder, findings: tuple[Finding, 
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
 
 
-def _is_on_hub(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
     """Whether a model or dataset is named by its Hub id, not by a file or folder."""
     return REPOSITORY.fullmatch(name) is not None and not name.endswith(FILE_SUFFIXES) and not Path(name).exists()
 

@@ -153,7 +153,7 @@ def _trains_embeddings(config: RunConfig) -> bool:
 def _of_template(config: RunConfig, problem: TemplateProblem) -> CheckProblem:
     severity = "error" if problem.severity == "error" else "warning"
     return CheckProblem(
-        severity=severity, message=f"template {config.template.name}: {problem.message} ({problem.kind})"
+        severity=severity, message=f"template {Path(config.template.name).name}: {problem.message} ({problem.kind})"
     )
 
 

@@ -149,9 +149,13 @@ def test_init_copies_a_set_that_plans(write: Write) -> None:
 def test_list_names_bundled_experiments(write: Write) -> None:
     write("")
     assert json.loads(harness("list", "--json").output)["bundled"] == [
+        "deepseek_r1_distill_thinking",
+        "llama3_70b_qlora",
         "llama3_lora_qlora",
+        "opt_formatting_packing",
         "quickstart",
         "smollm2_smoltalk",
+        "thinking_tools",
     ]
     assert os.path.isfile("experiment.yaml")
 

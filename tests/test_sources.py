@@ -3,7 +3,10 @@
 import csv
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -255,7 +258,7 @@ def test_home_folder_is_found(write: Write, monkeypatch: pytest.MonkeyPatch) -> 
         ("notes.txt", r"notes\.txt: only \.jsonl, \.json, \.parquet and \.csv files can be read"),
         ("folder", r"folder: the folder has no \.jsonl"),
         ("folder/*.jsonl", r"folder/\*\.jsonl: the pattern has no \.jsonl"),
-        ("embedded:nothing", "embedded splits are train, validation, test and retention"),
+        ("embedded:nothing", "embedded splits are train, validation, test, retention"),
     ],
 )
 def test_local_path_without_data_is_told(path: str, message: str, write: Write) -> None:
@@ -297,6 +300,29 @@ def test_hub_rows_come_from_the_split_slice_and_revision_that_are_named(
     rows = load_rows(source("org/name", name="main", split="train[:3]", revision="abc"))
     assert asked == [(("org/name", "main"), {"split": "train[:3]", "revision": "abc"})]
     assert [(row.where, row.content) for row in rows] == [(f"org/name[{i}]", PAIRS[i]) for i in range(3)]
+
+
+def test_hub_rows_are_read_offline_from_the_cache_of_the_hub(tmp_path: Path) -> None:
+    """A dataset in the Hub's own cache layout, by id, configuration, split slice and pinned revision, without network."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "hub" / "datasets--someone--rows" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    card = "---\nconfigs:\n- config_name: main\n  data_files:\n  - {split: train, path: rows.jsonl}\n---\n"
+    (snapshot / "README.md").write_text(card)
+    (snapshot / "rows.jsonl").write_text(lines(PAIRS))
+    code = (
+        "import json, sys; from harness.config import SourceConfig; from harness.data.sources import load_rows;"
+        "rows = load_rows(SourceConfig(**json.loads(sys.argv[1])));"
+        "print(json.dumps([[row.where, dict(row.content)] for row in rows]))"
+    )
+    asked = {"path": "someone/rows", "name": "main", "split": "train[:2]", "revision": commit}
+    environment = {
+        **os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_DATASETS_CACHE": str(tmp_path / "datasets"), "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(asked)], check=False, capture_output=True, text=True, env=environment
+    )
+    assert json.loads(done.stdout) == [[f"someone/rows[{i}]", PAIRS[i]] for i in range(2)], done.stderr
 
 
 def test_unreachable_hub_dataset_is_told_with_advice(write: Write) -> None:

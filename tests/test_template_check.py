@@ -330,3 +330,15 @@ def test_command_prints_a_page(tmp_path: Path) -> None:
     missing = harness("template", str(tmp_path / "nothing.jinja"))
     assert missing.exit_code == 2
     assert "there is no such template file" in missing.stderr
+
+
+def test_a_template_that_forgot_its_end_of_turn_is_refused() -> None:
+    tokenizer = tokenizer_at("embedded:base")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    report = check_template(tokenizer, "forgetful", "embedded:base")
+    assert report.renders
+    assert report.mask == "refused"
+    assert "end_of_turn_not_supervised" in [problem.kind for problem in report.problems]

@@ -119,8 +119,8 @@ def _ends(tail: str, between: str | None, asking: str, opening: str) -> tuple[st
     while middle and next_header and middle[-1] == next_header[-1]:
         middle.pop()
         next_header.pop()
-    # Some models stop with the header of whoever speaks next.
-    middle = middle or CONTROL_TOKEN.findall(between)[:1]
+    # Some models stop with the header of whoever speaks next, where that is another one than their own.
+    middle = middle or [token for token in CONTROL_TOKEN.findall(between)[:1] if token != opening]
     if last:
         return last[-1], middle[-1] if middle else "", ""
     if not tail.strip() and middle:

@@ -155,7 +155,10 @@ def _hub_items(source: SourceConfig) -> Iterator[Item]:
     from datasets import load_dataset
 
     try:
-        dataset = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
+        # Without network, `datasets` doesn't find what `hf download` has put into the Hub's own cache.
+        kept = _cached_snapshot(source)
+        revision = None if kept else source.revision
+        dataset = load_dataset(kept or source.path, source.name, split=source.split, revision=revision)
         for index, row in enumerate(dataset):
             yield Item(f"{source.path}[{index}]", without_filler(row))
     except Exception as error:
@@ -164,3 +167,16 @@ def _hub_items(source: SourceConfig) -> Iterator[Item]:
             f"dataset {source.path!r} (split {source.split!r}) can't be loaded: {reason}; "
             "check its name, your connection and `hf auth login`, or give a local .jsonl file"
         ) from error
+
+
+def _cached_snapshot(source: SourceConfig) -> str | None:
+    """The folder of a dataset in the Hub's cache, in offline mode; None where it isn't there, or the Hub can be asked."""
+    from huggingface_hub import is_offline_mode, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if not is_offline_mode():
+        return None
+    try:
+        return str(snapshot_download(source.path, repo_type="dataset", revision=source.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None

@@ -125,7 +125,7 @@ def tokenize(
     if row.is_plain:
         ids, mask = _plain(row, tokenizer, tokens.end_of_turn_id)
     elif not assistant_only or tokens.mask in ("markers", "training_template"):
-        ids, mask = _marked(row, tokenizer, tokens.training_template)
+        ids, mask = _marked(row, tokenizer, tokens)
     else:
         assert tokens.grammar is not None, "a template without a grammar was refused before"
         try:
@@ -146,11 +146,11 @@ def _plain(row: Conversation, tokenizer: Tokenizer, end_of_turn_id: int) -> tupl
     return prompt + completion, [0] * len(prompt) + [1] * len(completion)
 
 
-def _marked(row: Conversation, tokenizer: Tokenizer, template: str | None) -> tuple[list[int], list[int]]:
+def _marked(row: Conversation, tokenizer: Tokenizer, tokens: TokenPlan) -> tuple[list[int], list[int]]:
     """Ids and mask as the template's `{% generation %}` markers say."""
     turns = [turn.as_turn() for turn in row.messages]
-    chosen = {"chat_template": template} if template is not None else {}
-    has_markers = "generation" in str(template or tokenizer.chat_template)
+    chosen = {"chat_template": tokens.training_template} if tokens.training_template is not None else {}
+    has_markers = tokens.mask in ("markers", "training_template")
     try:
         rendered = tokenizer.apply_chat_template(
             turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=has_markers, **chosen,

@@ -101,10 +101,17 @@ def plan_tokens(tokenizer: "PreTrainedTokenizerBase") -> TokenPlan:
         )
     needed = _rendered_tokens(tokenizer, grammar)
     vocabulary = tokenizer.get_vocab()
-    missing = [token for token in needed if token not in vocabulary]
-    num_added = tokenizer.add_special_tokens({"additional_special_tokens": missing}) if missing else 0
-    if num_added:
-        logger.info("%d tokens added for the template: %s", num_added, " ".join(missing))
+    # A piece of the vocabulary may be spelled like the token, and never come out of tokenizing its text.
+    missing = [
+        token
+        for token in needed
+        if token not in vocabulary or tokenizer(token, add_special_tokens=False)["input_ids"] != [vocabulary[token]]
+    ]
+    num_before = len(tokenizer)
+    if missing:
+        tokenizer.add_special_tokens({"additional_special_tokens": missing})
+        logger.info("%d tokens added for the template: %s", len(missing), " ".join(missing))
+    num_added = len(tokenizer) - num_before
     stop_ids = tuple(_single_id(tokenizer, stop) for stop in grammar.stops)
     added_pad, notes = _choose_pad(tokenizer, stop_ids)
     # What a user loads must stop where the harness stopped it.
@@ -237,6 +244,8 @@ def verify_mask(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan, row: Co
         return MaskVerdict(
             False, f"{len(runs)} stretches of tokens are supervised, but the assistant has {len(answers)} turns"
         )
+    # SentencePiece decodes its own sign for a space, which DeepSeek writes in its tokens, as a space.
+    ends = (*tokens.grammar.ends, *(end.replace("▁", " ") for end in tokens.grammar.ends))
     # A shorter text may be part of anything.
     others = [turn.content for turn in row.messages if turn.role != "assistant" and len(turn.content.strip()) > 5]
     for run, answer in zip(runs, answers, strict=True):
@@ -244,7 +253,7 @@ def verify_mask(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan, row: Co
             return MaskVerdict(False, reason)
         if said := next((content for content in others if content in run), ""):
             return MaskVerdict(False, f"{said!r} is supervised, which the assistant doesn't say")
-        if not run.rstrip().endswith(tokens.grammar.ends):
+        if not run.rstrip().endswith(ends):
             return MaskVerdict(False, f"the end of the turn is not supervised: {run!r}", is_end_supervised=False)
     return MaskVerdict(True)
 

@@ -125,9 +125,7 @@ def _adapter(config: RunConfig, loaded: LoadedModel, rows: Sequence[Tokenized]) 
     if config.quantization is not None:
         return
     before = _nll(loaded, rows)
-    model.merge_adapter()
-    merged = _nll(loaded, rows)
-    model.unmerge_adapter()
+    merged = _merged_nll(loaded, rows)
     difference, allowed = _apart(before, merged), max(1e-3, _tolerance(loaded))
     yield VerifiedItem(
         name="merged_nll",
@@ -136,6 +134,26 @@ def _adapter(config: RunConfig, loaded: LoadedModel, rows: Sequence[Tokenized]) 
         tolerance=allowed,
         message=f"Merged into the base, the adapter gives an NLL that differs by {difference:.1e}.",
     )
+
+
+def _merged_nll(loaded: LoadedModel, rows: Sequence[Tokenized]) -> list[float]:
+    """NLL with the adapter merged; afterwards the model is as it was, to the bit.
+
+    Unmerging alone subtracts what was added and leaves rounding errors behind, and this model is evaluated next.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module.get_base_layer() for module in loaded.model.modules() if isinstance(module, BaseTunerLayer)]
+    # On the CPU: a second copy of a large base may not fit on its GPU.
+    kept = [(weight, weight.detach().to("cpu", copy=True)) for layer in layers for weight in layer.parameters()]
+    model: PeftModel = loaded.model
+    model.merge_adapter()
+    merged = _nll(loaded, rows)
+    model.unmerge_adapter()
+    with torch.no_grad():
+        for weight, before in kept:
+            weight.copy_(before)
+    return merged
 
 
 def documents_stay_apart(loaded: LoadedModel, rows: Sequence[Tokenized]) -> bool:

@@ -1,14 +1,16 @@
 """What the report says, before it is HTML or Markdown."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from harness.comparability import sentence
 from harness.config import ExperimentConfig
+from harness.data.report import DataReport
 from harness.gates import per_example, shown
 from harness.ranking import Ranking
-from harness.records import CellResult, Finding, Generation, TracePoint
-from harness.store import CellFolder, ExperimentFolder, read_lines
+from harness.records import CellCheck, CellResult, Finding, Generation, TracePoint
+from harness.store import CellFolder, ExperimentFolder, read_lines, read_record
 
 MAX_SHOWN_EXAMPLES = 12
 MAX_TEXT = 600
@@ -38,6 +40,13 @@ class CellFindings(NamedTuple):
     findings: list[Finding]
 
 
+class DataSeen(NamedTuple):
+    """A report on rows, and the cells that saw them."""
+
+    cells: list[str]
+    report: DataReport
+
+
 class Content(NamedTuple):
     """Everything that a renderer needs."""
 
@@ -54,6 +63,10 @@ class Content(NamedTuple):
     differing: list[str]
     """Settings in force that differ between cells although nobody swept them."""
     environment: dict[str, str]
+    checks: list[str]
+    """What preflight warned of, with the cells that it warned of."""
+    data: list[DataSeen]
+    """Every set of rows that cells were trained on."""
 
 
 def gather(
@@ -76,7 +89,31 @@ def gather(
         metric_names=list(dict.fromkeys([ranking.criterion, *(name for r in everyone for name in r.metrics())])),
         differing=[sentence(difference) for difference in ranking.not_comparable],
         environment=trained[0].train.environment if trained and trained[0].train else {},
+        checks=_warned(folder, cells),
+        data=_data_seen(folder, cells),
     )
+
+
+def _checks(folder: ExperimentFolder, cells: Sequence[CellResult]) -> list[tuple[CellResult, CellCheck]]:
+    found = [(cell, folder.cell(cell.cell).check) for cell in cells]
+    return [(cell, read_record(path, CellCheck)) for cell, path in found if path.exists()]
+
+
+def _warned(folder: ExperimentFolder, cells: Sequence[CellResult]) -> list[str]:
+    """Every warning once, with the cells that have it where it isn't all of them."""
+    names: dict[str, list[str]] = {}
+    for cell, check in _checks(folder, cells):
+        for message in check.messages("warning"):
+            names.setdefault(message, []).append(cell.name)
+    return [text if len(who) == len(cells) else f"{', '.join(who)}: {text}" for text, who in names.items()]
+
+
+def _data_seen(folder: ExperimentFolder, cells: Sequence[CellResult]) -> list[DataSeen]:
+    names: dict[str, list[str]] = {}
+    for cell, check in _checks(folder, cells):
+        if check.data_report:
+            names.setdefault(check.data_report, []).append(cell.name)
+    return [DataSeen(who, read_record(Path(path), DataReport)) for path, who in names.items() if Path(path).exists()]
 
 
 def answer_sentence(ranking: Ranking) -> str:

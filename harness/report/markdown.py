@@ -38,6 +38,8 @@ def as_markdown(content: Content) -> str:
     for entry in content.findings:
         fired = [f for f in entry.findings if f.outcome == "fired"]
         lines += [f"- **{_safe(entry.name)}** {f.check} ({f.severity}): {_safe(f.message)} {f.advice}" for f in fired]
+    if content.checks:
+        lines += ["", "## Found before training", "", *(f"- {_safe(line)}" for line in content.checks)]
     environment = ", ".join(f"{key} {value}" for key, value in content.environment.items())
     lines += [
         "",

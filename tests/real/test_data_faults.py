@@ -126,9 +126,10 @@ def problems(found: dict[str, Any]) -> dict[str, int]:
     [
         ("text2json_train.jsonl", "prompt_completion", (1817, 3634), {"foreign_template_tokens": 1817, "near_duplicate": 141}),
         ("lf_identity.json", "alpaca", (91, 182), {"unfilled_placeholder": 85, "near_duplicate": 1}),
-        ("lf_glaive_toolcall_en_demo.json", "sharegpt", (300, 2000), {}),
+        # One answer ends with "For", one in a code block of zeros.
+        ("lf_glaive_toolcall_en_demo.json", "sharegpt", (300, 1914), {"duplicate": 38, "near_duplicate": 2, "truncated_answer": 2}),
         ("fastchat_dummy_conversation.json", "sharegpt", (500, 2000), {"near_duplicate": 195}),
-        ("gsm8k_train.jsonl", "question_answer", (7473, 14946), {"near_duplicate": 1}),
+        ("gsm8k_train.jsonl", "question_answer", (7473, 14946), {}),
     ],
 )  # fmt: skip
 def test_report_on_a_real_file(
@@ -157,4 +158,4 @@ def test_gsm8k_test_questions_are_hardly_in_training(real_data: Path) -> None:
     found = reported(
         real_data, "gsm8k_train.jsonl", "--against", str(real_data / "datasets" / "gsm8k_test.jsonl")
     )["overlap"]  # fmt: skip
-    assert found == {"held_out": 1319, "exact": 0, "ngram13": 8, "near": 0}
+    assert found == {"held_out": 1319, "exact": 0, "ngram13": 10, "near": 0}

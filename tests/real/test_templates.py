@@ -81,6 +81,30 @@ def test_problems_of_well_known_templates(reports: Reports, template: str, has: 
         assert not has_not & kinds
 
 
+LLAMA_2 = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '<s>[INST] ' + m.content + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content + ' </s>' }}{% endif %}{% endfor %}"
+)
+
+
+def test_end_that_the_vocabulary_only_spells_is_made_a_token(real_data: Path) -> None:
+    """Qwen's vocabulary has a piece `</s>`, but its text is never tokenized to it."""
+    tokenizer = tokenizer_at(str(real_data / "tokenizers" / "qwen2.5"))
+    assert "</s>" in tokenizer.get_vocab()
+    assert len(tokenizer("</s>")["input_ids"]) > 1
+    tokenizer.chat_template = LLAMA_2
+    report = check_template(tokenizer, "llama-2", "qwen2.5")
+    assert (report.mask_verified, report.end_of_turn) == (True, ("</s>",))
+    assert len(tokenizer("</s>")["input_ids"]) == 1
+
+
+def test_signs_that_sentencepiece_decodes_otherwise(real_data: Path) -> None:
+    tokenizer = tokenizer_at(str(real_data / "models" / "stories260K_hf"))
+    for name in ("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "meta-llama-Llama-3.2-3B-Instruct"):
+        copied = with_template(tokenizer, real_data / "templates" / f"{name}.jinja")
+        assert check_template(copied, name, "stories260K").mask_verified
+
+
 def test_a_missing_token_is_named(reports: Reports) -> None:
     report = reports["meetkai-functionary-medium-v3.2", "qwen2.5"]
     assert "the tokenizer has no bos_token" in report.problems[0].message
