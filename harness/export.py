@@ -66,7 +66,8 @@ def _write(loaded: LoadedModel, config: RunConfig, folder: Path, *, merge: bool)
                 f"the template added {loaded.tokens.num_added} tokens to the base, so its adapter can't be loaded onto the plain base; "
                 "export with --merge"
             )
-        loaded.model.peft_config["default"].base_model_name_or_path = model_source(config.model)
+        adapter = loaded.model.peft_config["default"]
+        adapter.base_model_name_or_path, adapter.revision = model_source(config.model), config.model.revision
     loaded.model.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
     if loaded.model.generation_config is not None:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from harness.config import DataConfig, RunConfig, SourceConfig
 from harness.data.formats import Conversation
-from harness.data.report import DataReport, Lengths, Measure, report_file
+from harness.data.report import DataReport, Lengths, Measure, report_file, score_points
 from harness.data.splits import load_splits, text_of
 from harness.data.tokenize import IGNORED, tokenize
 from harness.errors import ConfigError
 from harness.grid import Cell
+from harness.models.ifd import shared_ifd_scores
 from harness.models.load import load_tokenizer, tokenizer_at
 from harness.models.template_check import TemplateReport, check_template
 from harness.models.templates import BUILT_IN, template_file
@@ -19,6 +20,7 @@ from harness.records import Record
 from harness.resources import bundled
 
 EMBEDDED_BASE = "embedded:base"
+IFD_ROWS = 500
 EXPERIMENT_SUFFIXES = (".yaml", ".yml")
 
 
@@ -92,6 +94,20 @@ def inspect_data(
     if held_out:
         return report_file(first.config.data, held_out, _text_lengths(tokenizer_name or first.config.model.name))
     return data_report(first, made.folder)
+
+
+def with_ifd(report: DataReport, target: str, overrides: Sequence[str] = ()) -> DataReport:
+    """The report with the instruction-following difficulty of a sample of the training rows, by the untouched base.
+
+    Raises: HarnessError: the target is no experiment, or its base can't be loaded.
+    """
+    if not is_experiment(target):
+        raise ConfigError(f"--ifd needs a model: name an experiment instead of {target}")
+    made = plan_experiment(target, overrides)
+    config = made.cells[0].config
+    rows = load_splits(config.data).train[:IFD_ROWS]
+    known = [score for score in shared_ifd_scores(config, rows, made.folder.tokenized) if score is not None]
+    return report.model_copy(update={"scores": {**report.scores, **score_points({"ifd": known})}})
 
 
 def _text_lengths(tokenizer_name: str) -> Measure:

@@ -96,7 +96,9 @@ class FieldSet(NamedTuple):
 
 def did_you_mean(name: str, known: Mapping[str, object] | list[str] | tuple[str, ...]) -> str:
     """`; did you mean X?` where a known name is near, else the empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    # Letters in another order are the likeliest slip.
+    close.sort(key=lambda other: sorted(other) != sorted(name))
     return f"; did you mean {close[0]}?" if close else ""
 
 

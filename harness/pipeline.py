@@ -11,7 +11,7 @@ from harness.config import EvalConfig, process_rank
 from harness.data.splits import Splits, load_splits
 from harness.evaluate import AskedModel, evaluate, extract
 from harness.grid import CellSpec
-from harness.models.ifd import ifd_scores
+from harness.models.ifd import shared_ifd_scores
 from harness.models.load import LoadedModel, load_base, load_checkpoint
 from harness.models.prepared import prepare
 from harness.models.verify import NUM_ROWS as VERIFIED_ROWS
@@ -70,7 +70,7 @@ def _assist(spec: CellSpec, folder: CellFolder) -> bool:
     """Another process of a cell that several train together: the first one records and evaluates."""
     logging.getLogger().setLevel(logging.ERROR)
     if spec.cell.seed is not None and not (folder.path / "train.json").exists():
-        train(spec.cell, folder, NullTracker(), _splits(spec))
+        train(spec.cell, folder, NullTracker(), _splits(spec, folder))
     return True
 
 
@@ -90,7 +90,7 @@ def _work(spec: CellSpec, folder: CellFolder, tracker: Tracker, stage: _Stage) -
     stage.enter("loading data")
     if folder.check.exists():
         tracker.log_check(read_record(folder.check, CellCheck))
-    splits = _splits(spec)
+    splits = _splits(spec, folder)
     trained: TrainResult | None = None
     if spec.cell.seed is not None:
         stage.enter("training", spec.cell.config.planned_steps(len(splits.train)))
@@ -103,14 +103,12 @@ def _work(spec: CellSpec, folder: CellFolder, tracker: Tracker, stage: _Stage) -
     return CellResult(**_identity(spec), status="finished", mlflow_run_id=tracker.run_id, suites=suites, train=trained)
 
 
-def _splits(spec: CellSpec) -> Splits:
-    """The rows of a cell; the base model is loaded where a filter asks how much instructions help it."""
+def _splits(spec: CellSpec, folder: CellFolder) -> Splits:
+    """The rows of a cell; the base model is asked where a filter wants to know how much instructions help it."""
     config = spec.cell.config
     if spec.cell.seed is None or all(item.score != "ifd" for item in config.data.filter):
         return load_splits(config.data)
-    unfiltered = load_splits(config.data)
-    base = load_base(config, plain_rows=unfiltered.train[0].is_plain)
-    return load_splits(config.data, ifd=lambda rows: ifd_scores(base, rows, config.max_length))
+    return load_splits(config.data, ifd=lambda rows: shared_ifd_scores(config, rows, folder.tokenized))
 
 
 def _identity(spec: CellSpec) -> dict[str, object]:

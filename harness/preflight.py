@@ -118,6 +118,10 @@ def _rows_and_template(cell: Cell, folder: ExperimentFolder, found: _Facts) -> I
     if tokens.grammar is not None:
         named = check_template(loaded.tokenizer, config.template.name, config.model.name)
         yield from (_of_template(config, p) for p in named.problems if _matters(p, splits.train))
+    if any(item.score == "ifd" for item in config.data.filter):
+        yield _warning(
+            "data.filter on ifd is applied when training begins; rows, steps and lengths here are without it"
+        )
     found.train = prepare(config, "train", splits.train, loaded, folder.tokenized)
     prepare(config, "validation", splits.validation, loaded, folder.tokenized)
     path, report = _data_report(config, folder, splits, loaded)

@@ -123,4 +123,4 @@ def test_missing_experiment_names_the_bundled_ones() -> None:
 
 @pytest.mark.parametrize("path", sorted(bundled("experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_bundled_experiment_is_valid(path: Path) -> None:
-    assert len(plan_experiment(path.stem).cells) >= 4
+    assert len(plan_experiment(path.stem).cells) >= 2

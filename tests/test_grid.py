@@ -70,4 +70,4 @@ def test_twin_cells_are_refused(write: Write) -> None:
 def test_files_are_found_beside_the_experiment(write: Write, tmp_path: Path) -> None:
     write('{"prompt": "a", "completion": "b"}\n', "deep/rows.jsonl")
     path = write("name: x\nmodel: {name: embedded:base}\ndata: {train: rows.jsonl}\n", "deep/e.yaml")
-    assert plan_experiment(str(path)).cells[0].config.data.train.path == str(tmp_path / "deep" / "rows.jsonl")
+    assert plan_experiment(str(path)).cells[0].config.data.train[0].path == str(tmp_path / "deep" / "rows.jsonl")

@@ -91,10 +91,11 @@ def test_batches_do_not_matter(base: LoadedModel) -> None:
     ids=["cut", "not learned"],
 )  # fmt: skip
 def test_a_row_without_an_answer_to_score_has_no_score(
-    base: LoadedModel, row: Conversation, max_length: int | None
+    base: LoadedModel, row: Conversation, max_length: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = turns("Hello.", "Good day to you.")
     first, second, third = ifd_scores(base, [good, row, good], max_length)
     assert second is None
     assert first == third
     assert first > 0
+    assert "1 of 3 rows have no ifd score" in caplog.text

@@ -88,16 +88,21 @@ def _scores(console: Console, report: DataReport) -> None:
 
 
 def mask_page(rows: Sequence[MaskedRow]) -> None:
-    """Rows as the model sees them: what the loss looks at is green and underlined."""
+    """Rows as the model sees them: what the loss looks at is green and underlined, in a file or pipe in brackets."""
     console = _console()
+    left, right = ("", "") if console.is_terminal else ("⟦", "⟧")
     for row in rows:
         console.print(f"[bold]{escape(row.where)}[/bold]{' (cut at max_length)' if row.is_truncated else ''}")
         text = Text()
         for piece in row.pieces:
-            text.append(piece.text, style="green underline" if piece.is_supervised else "dim")
+            if piece.is_supervised:
+                text.append(f"{left}{piece.text}{right}", style="green underline")
+            else:
+                text.append(piece.text, style="dim")
         console.print(text)
         console.print()
-    click.echo("Green and underlined: supervised. Dim: seen, not learned.", err=True)
+    shown = "Green and underlined" if console.is_terminal else f"In {left}brackets{right}"
+    click.echo(f"{shown}: supervised. All else is seen, not learned.", err=True)
 
 
 def template_page(report: TemplateReport) -> None:

@@ -110,7 +110,7 @@ def prepared_split(rows: Sequence[Conversation], how: Tokenization, cache: Path)
     """
     from datasets import load_from_disk
 
-    with _only_one(cache):
+    with only_one(cache):
         if not (cache / "counts.json").exists():
             _make(rows, how, cache)
     counts = PreparedCounts.model_validate_json((cache / "counts.json").read_text(encoding="utf-8"))
@@ -118,8 +118,8 @@ def prepared_split(rows: Sequence[Conversation], how: Tokenization, cache: Path)
 
 
 @contextmanager
-def _only_one(cache: Path) -> Iterator[None]:
-    """Cells that start together wait for the one that tokenizes first."""
+def only_one(cache: Path) -> Iterator[None]:
+    """Cells that start together wait for the one that makes something they share."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     with cache.with_name(f".{cache.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -211,7 +211,7 @@ def _report(source: _Source, measure: Measure | None, problems: Sequence[DataPro
         roles=dict(Counter(turn.role for row in rows for turn in row.messages)),
         tokens=_summary(lengths) if lengths else None, duplicates=len(repeated), near_duplicates=len(near),
         overlap=against, problems=tuple(found), languages=language_mix(texts) if rows else {},
-        scores=_score_points(rows),
+        scores=_row_points(rows),
     )  # fmt: skip
 
 
@@ -272,13 +272,16 @@ def _summary(lengths: Lengths) -> TokenSummary:
     )
 
 
-def _score_points(rows: Sequence[Conversation]) -> dict[str, tuple[float, float, float]]:
-    if not rows:
-        return {}
+def _row_points(rows: Sequence[Conversation]) -> dict[str, tuple[float, float, float]]:
     measured = [row_scores(instruction_of(row), answer_of(row)) for row in rows]
+    columns = {name: [getattr(item, name) for item in measured] for name in RowScores._fields}
+    return score_points({name: [value for value in values if value is not None] for name, values in columns.items()})
+
+
+def score_points(scores: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float, float]]:
+    """The 5 %, 50 % and 95 % point of every score that any row has."""
     points = {}
-    for name in RowScores._fields:
-        known = [value for item in measured if (value := getattr(item, name)) is not None]
+    for name, known in scores.items():
         if known:
             low, middle, high = np.quantile(known, [0.05, 0.5, 0.95])
             points[name] = (float(low), float(middle), float(high))

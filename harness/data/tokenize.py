@@ -124,6 +124,8 @@ def tokenize(
         row = row.as_turns()
     if row.is_plain:
         ids, mask = _plain(row, tokenizer, tokens.end_of_turn_id)
+    elif assistant_only and tokens.mask == "refused":
+        raise TemplateError(f"row {row.id}: no loss mask can be had ({tokens.notes[-1]})")
     elif not assistant_only or tokens.mask in ("markers", "training_template"):
         ids, mask = _marked(row, tokenizer, tokens)
     else:

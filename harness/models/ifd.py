@@ -4,13 +4,25 @@ Li et al. 2024 ("From Quantity to Quality", arXiv 2308.12032): loss of the answe
 answer alone. Above 1 the instruction doesn't help: the pair is wrong, or beyond the model.
 """
 
+import json
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
+import harness
+from harness.config import RunConfig
 from harness.data.formats import Conversation
+from harness.data.prepare import only_one
+from harness.data.splits import data_fingerprint
 from harness.data.tokenize import IGNORED, Tokenized, tokenize
 from harness.errors import TemplateError
 from harness.models.generate import row_losses
-from harness.models.load import LoadedModel
+from harness.models.load import LoadedModel, load_base, model_fingerprint
+from harness.models.templates import template_text
+from harness.resources import digest
+from harness.store import write_text
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 16
 
@@ -28,6 +40,23 @@ def ifd_scores(loaded: LoadedModel, rows: Sequence[Conversation], max_length: in
     for index, with_it, without in zip(known, helped, bare, strict=True):
         if without.num_tokens and without.nll > 0:
             scores[index] = with_it.nll / without.nll
+    if missing := scores.count(None):
+        logger.warning("%d of %d rows have no ifd score, so that no filter on it leaves them out", missing, len(rows))
+    return scores
+
+
+def shared_ifd_scores(config: RunConfig, rows: Sequence[Conversation], folder: Path) -> list[float | None]:
+    """The scores by the cell's untouched base, computed once for all cells (and processes) that filter the same rows."""
+    made_from = [
+        harness.__version__, data_fingerprint(config.data), digest([[row.id, row.index] for row in rows]), config.max_length,
+        model_fingerprint(config.model), template_text(config.template) or config.template.name,
+    ]  # fmt: skip
+    path = folder / f"ifd-{digest(made_from)}.json"
+    with only_one(path):
+        if not path.exists():
+            base = load_base(config, plain_rows=rows[0].is_plain)
+            write_text(path, json.dumps(ifd_scores(base, rows, config.max_length)))
+    scores: list[float | None] = json.loads(path.read_text(encoding="utf-8"))
     return scores
 
 
