@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pyarrow import compute
+import pyarrow
+from pyarrow import compute, ipc
 
 from harness.data.formats import Conversation
 from harness.data.splits import dropped_rows
@@ -22,11 +23,14 @@ from harness.records import Dropped, Record, SplitName
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from pyarrow import ChunkedArray
+    from pyarrow import Array
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 2000
+ROWS_FILE = "rows.arrow"
+IDS = pyarrow.list_(pyarrow.int32())
+SCHEMA = pyarrow.schema({"id": pyarrow.string(), "input_ids": IDS, "labels": IDS})
 
 
 class PreparedCounts(Record):
@@ -66,19 +70,24 @@ class PreparedSplit:
 
     def lengths(self) -> list[int]:
         """Tokens of every row."""
-        return [int(n) for n in compute.list_value_length(self._column("input_ids")).to_pylist()]
+        return [int(n) for ids in self._column("input_ids") for n in compute.list_value_length(ids).to_pylist()]
 
     def supervised(self) -> list[int]:
         """Supervised tokens of every row."""
-        # The first position predicts nothing.
-        labels = compute.list_slice(self._column("labels"), 1)
-        rows = compute.list_parent_indices(labels)
-        counted = compute.not_equal(compute.list_flatten(labels), IGNORED)
-        counts = np.bincount(rows.to_numpy(), weights=counted.to_numpy(), minlength=len(self))
-        return [int(count) for count in counts]
+        counts: list[int] = []
+        for chunk in self._column("labels"):
+            # The first position predicts nothing.
+            labels = compute.list_slice(chunk, 1)
+            counted = compute.not_equal(compute.list_flatten(labels), IGNORED)
+            rows = compute.list_parent_indices(labels)
+            found = np.bincount(rows.to_numpy(), weights=counted.to_numpy(zero_copy_only=False), minlength=len(chunk))
+            counts += [int(count) for count in found]
+        return counts
 
-    def _column(self, name: str) -> "ChunkedArray":
-        return self.dataset.with_format("arrow")[name][:]
+    def _column(self, name: str) -> "Iterator[Array]":
+        """One column in parts: all of it at once can be larger than the model."""
+        for part in self.dataset.with_format("arrow").iter(batch_size=CHUNK):
+            yield part[name].combine_chunks()
 
     def training_columns(self) -> "Dataset":
         """The columns that TRL takes as an already prepared dataset."""
@@ -108,13 +117,13 @@ def prepared_split(rows: Sequence[Conversation], how: Tokenization, cache: Path)
 
     Raises: DataError: no row has a supervised token left, or the template rejects every row.
     """
-    from datasets import load_from_disk
+    from datasets import Dataset
 
     with only_one(cache):
         if not (cache / "counts.json").exists():
             _make(rows, how, cache)
     counts = PreparedCounts.model_validate_json((cache / "counts.json").read_text(encoding="utf-8"))
-    return PreparedSplit(load_from_disk(str(cache)), counts)
+    return PreparedSplit(Dataset.from_file(str(cache / ROWS_FILE)), counts)
 
 
 @contextmanager
@@ -127,25 +136,26 @@ def only_one(cache: Path) -> Iterator[None]:
 
 
 def _make(rows: Sequence[Conversation], how: Tokenization, cache: Path) -> None:
-    from datasets import concatenate_datasets
-
-    dropped: list[Dropped] = []
-    parts = []
-    counts: Counter[str] = Counter()
-    for start in range(0, len(rows), CHUNK):
-        part = _tokenized(rows[start : start + CHUNK], how, dropped)
-        counts["truncated"] += sum(row.is_truncated for row in part)
-        used = [row for row in part if row.num_supervised]
-        counts["tokens"] += sum(len(row.input_ids) for row in used)
-        counts["supervised_tokens"] += sum(row.num_supervised for row in used)
-        parts.append(_as_dataset(used))
-    dataset = concatenate_datasets(parts)
-    if not len(dataset):
-        raise DataError(_nothing_left(how, dropped))
+    """Writes part by part, so that memory holds the tokens of few rows only."""
     for left in cache.parent.glob(f".{cache.name}.*.part"):
         shutil.rmtree(left)  # by a process that was killed: the lock keeps all others out
     half_written = cache.with_name(f".{cache.name}.{os.getpid()}.part")
-    dataset.save_to_disk(str(half_written))
+    half_written.mkdir()
+    dropped: list[Dropped] = []
+    counts: Counter[str] = Counter()
+    with pyarrow.OSFile(str(half_written / ROWS_FILE), "wb") as file, ipc.new_stream(file, SCHEMA) as writer:
+        for start in range(0, len(rows), CHUNK):
+            part = _tokenized(rows[start : start + CHUNK], how, dropped)
+            used = [row for row in part if row.num_supervised]
+            counts["truncated"] += sum(row.is_truncated for row in part)
+            counts["rows"] += len(used)
+            counts["tokens"] += sum(len(row.input_ids) for row in used)
+            counts["supervised_tokens"] += sum(row.num_supervised for row in used)
+            columns = ([row.id for row in used], [row.input_ids for row in used], [row.labels for row in used])
+            writer.write_batch(pyarrow.record_batch(list(columns), schema=SCHEMA))
+    if not counts["rows"]:
+        shutil.rmtree(half_written)
+        raise DataError(_nothing_left(how, dropped))
     record = PreparedCounts(
         rows=len(rows), truncated=counts["truncated"], dropped=tuple(dropped), tokens=counts["tokens"],
         supervised_tokens=counts["supervised_tokens"],
@@ -176,18 +186,6 @@ def _tokenized(rows: Sequence[Conversation], how: Tokenization, dropped: list[Dr
             )
             dropped += dropped_rows([row], how.split, why, cut)
     return found
-
-
-def _as_dataset(rows: Sequence[Tokenized]) -> "Dataset":
-    from datasets import Dataset, Features, List, Value
-
-    columns: dict[str, list[Any]] = {
-        "id": [row.id for row in rows],
-        "input_ids": [row.input_ids for row in rows],
-        "labels": [row.labels for row in rows],
-    }
-    ids = List(Value("int32"))
-    return Dataset.from_dict(columns, features=Features({"id": Value("string"), "input_ids": ids, "labels": ids}))
 
 
 def _nothing_left(how: Tokenization, dropped: Sequence[Dropped]) -> str:
