@@ -44,7 +44,7 @@ def bits_per_byte(measured: Measurement) -> Score:
 
 SUITE = Suite(
     name="held_out",
-    version=1,
+    version=2,
     description="held-out answers: exact and normalized match, ROUGE-L, chrF, NLL and bits per byte of the reference",
     scorers={
         "exact_match": compared("exact_match", text.exact_match),

@@ -34,7 +34,7 @@ def ends_its_turn(measured: Measurement) -> Score:
 
 SUITE = Suite(
     name="template_adherence",
-    version=1,
+    version=2,
     description="ends its turn, no leaked roles or control tokens, JSON, tool calls and thinking as asked",
     scorers={"all": keeps_to_template, "end_of_turn": ends_its_turn},
     load=load,

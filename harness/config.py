@@ -343,6 +343,11 @@ def process_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def local_rank() -> int:
+    """Which GPU of this machine is this process's own, where several train a cell together."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def num_processes() -> int:
     """How many processes train a cell together."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -11,6 +11,8 @@ from harness.errors import TemplateError
 from harness.models.generate import Completion, RowLoss, generate, row_losses
 from harness.models.load import LoadedModel
 from harness.records import Estimate, Example, ExtractionItem, Generation, Message, ProbeSplit, Score, SuiteResult
+from harness.scoring.structure import adherence_failure, has_thinking, tool_calls_in, without_calls
+from harness.scoring.text import without_thinking
 from harness.stats import estimate
 from harness.store import CellFolder, write_lines
 from harness.suite import Measurement, Suite, suite_digest
@@ -64,9 +66,13 @@ def evaluate(
     ]
     write_lines(folder.generations(suite.name), generations)
     losses, written = _reference_losses(loaded, suite, examples, asked_turns, prompts)
-    # An answer that calls a tool or thinks is compared as the template writes it.
-    compared = [_as_written(example, written[example.id]) if example.id in written else example for example in examples]
-    scores = tuple(_scores(suite, compared, generations, losses, loaded.tokens.control_tokens))
+    # Both the answer and its reference are compared as they follow the prompt in the template.
+    answers = [_opened(generation) for generation in generations]
+    compared = [
+        _as_written(example, _opening(generation.prompt) + written[example.id]) if example.id in written else example
+        for example, generation in zip(examples, generations, strict=True)
+    ]
+    scores = tuple(_scores(suite, compared, answers, losses, loaded.tokens.control_tokens))
     seconds = time.monotonic() - started
     logger.info("%s: %d examples in %.1f s", suite.name, len(examples), seconds)
     return SuiteResult(
@@ -111,6 +117,16 @@ def _plain(example: Example) -> str:
     return example.text or "\n".join(turn.content for turn in example.messages)
 
 
+def _opening(prompt: str) -> str:
+    """The thinking block that a prompt itself opens, and so belongs to the answer."""
+    return "<think>\n" if prompt.rstrip().endswith("<think>") else ""
+
+
+def _opened(generation: Generation) -> Generation:
+    opening = _opening(generation.prompt)
+    return generation.model_copy(update={"text": opening + generation.text}) if opening else generation
+
+
 def _reference_losses(
     loaded: LoadedModel,
     suite: Suite,
@@ -118,42 +134,45 @@ def _reference_losses(
     turns: Sequence[tuple[Message, ...]],
     prompts: Sequence[Sequence[int]],
 ) -> tuple[dict[str, RowLoss] | None, dict[str, str]]:
-    """NLL of every reference where the suite asks for it, and the text of the references that are more than text."""
+    """NLL of every reference where the suite asks for it, and the text of the references that a template writes."""
     rows: list[Tokenized] = []
     unscored = 0
     for example, asked, prompt in zip(examples, turns, prompts, strict=True):
-        if not suite.needs_nll and example.answer is None:
-            continue
         try:
-            row = tokenized_answer(loaded.tokenizer, loaded.tokens, prompt, _answered(suite, example, asked))
+            rows.append(tokenized_answer(loaded.tokenizer, loaded.tokens, prompt, _answered(suite, example, asked)))
         except TemplateError as error:
             unscored += 1
-            logger.debug("%s: example %s has no NLL: %s", suite.name, example.id, error)
-            continue
-        if len(row.input_ids) <= loaded.context and row.num_supervised:
-            rows.append(row)
+            logger.debug("%s: the reference of example %s can't be rendered: %s", suite.name, example.id, error)
     if unscored:
-        logger.warning("%s: %d of %d examples have no NLL: the chat template renders their prompts differently once the answer follows",
-                       suite.name, unscored, len(examples))  # fmt: skip
-    is_more = {example.id for example in examples if example.answer is not None}
+        logger.warning("%s: %d of %d references are compared as they are in the data and have no NLL: the chat template renders "
+                       "their prompts differently once the answer follows", suite.name, unscored, len(examples))  # fmt: skip
+    is_chat = {example.id for example, asked in zip(examples, turns, strict=True) if asked}
     written = {
-        row.id: loaded.tokenizer.decode([label for label in row.labels if label >= 0]).strip()
+        row.id: loaded.tokenizer.decode([label for label in row.labels if label >= 0])
         for row in rows
-        if row.id in is_more
+        if row.id in is_chat
     }
     if not suite.needs_nll:
         return None, written
+    fitting = [row for row in rows if len(row.input_ids) <= loaded.context and row.num_supervised]
     pad = loaded.tokenizer.pad_token_id
-    losses = row_losses(loaded.model, rows, pad_token_id=pad, batch_size=NLL_BATCH_SIZE)
-    return {row.id: loss for row, loss in zip(rows, losses, strict=True)}, written
+    losses = row_losses(loaded.model, fitting, pad_token_id=pad, batch_size=NLL_BATCH_SIZE)
+    return {row.id: loss for row, loss in zip(fitting, losses, strict=True)}, written
 
 
 def _as_written(example: Example, written: str) -> Example:
-    """An example whose reference calls tools or thinks, with the reference as text and what its form asks for."""
-    wants_call = example.answer is not None and example.answer.tool_calls and "<tool_call>" in written
+    """An example with its reference as the template writes it, and the form that this reference has."""
+    calls = tool_calls_in(written)
     expect = example.expect
-    if wants_call and not expect.tools:
-        expect = expect.model_copy(update={"tools": example.inputs.tools})
+    if calls and not expect.tools:
+        prose = without_calls(without_thinking(written)).strip()
+        update = {"tools": example.inputs.tools, "num_calls": len(calls), "allows_prose": bool(prose)}
+        expect = expect.model_copy(update=update)
+    if has_thinking(written) and not expect.thinking:
+        expect = expect.model_copy(update={"thinking": True})
+    if adherence_failure(written, "end_of_turn", expect):
+        # A perfect answer must pass: what the checks don't know, they can't ask for.
+        expect = expect.model_copy(update={"is_free": True})
     return example.model_copy(update={"reference": written, "expect": expect})
 
 

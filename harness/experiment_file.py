@@ -57,7 +57,9 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> ExperimentConf
     content, lines = _parse(path)
     for override in overrides:
         _apply_override(content, override)
-    resolve_files({"evals": content.get("evals")} if isinstance(content.get("evals"), list) else {}, path.parent)
+    resolve_files(
+        {key: content[key] for key in ("evals", "launch") if isinstance(content.get(key), list | dict)}, path.parent
+    )
     try:
         return ExperimentConfig.model_validate(content)
     except ValidationError as error:
@@ -168,6 +170,7 @@ def resolve_files(content: dict[str, Any], folder: Path) -> None:
                     item[key] = resolved(item[key])
 
     within(content.get("template"), "name")
+    within(content.get("launch"), "accelerate_config")
     within(content.get("data"), "train", "validation", "test")
     for suite in content.get("evals") or []:
         within(suite, "data")

@@ -105,7 +105,8 @@ def with_ifd(report: DataReport, target: str, overrides: Sequence[str] = ()) -> 
         raise ConfigError(f"--ifd needs a model: name an experiment instead of {target}")
     made = plan_experiment(target, overrides)
     config = made.cells[0].config
-    rows = load_splits(config.data).train[:IFD_ROWS]
+    splits = load_splits(config.data)
+    rows = splits.train[:IFD_ROWS]
     known = [score for score in shared_ifd_scores(config, rows, made.folder.tokenized) if score is not None]
     return report.model_copy(update={"scores": {**report.scores, **score_points({"ifd": known})}})
 
@@ -148,8 +149,9 @@ def masked_rows(target: str, count: int, overrides: Sequence[str] = ()) -> list[
     if not is_experiment(target):
         raise ConfigError(f"--mask needs a template and a model: name an experiment instead of {target}")
     config: RunConfig = plan_experiment(target, overrides).cells[0].config
-    rows = load_splits(config.data).train[:count]
-    tokenizer, tokens = load_tokenizer(config, plain_rows=rows[0].is_plain)
+    splits = load_splits(config.data)
+    rows = splits.train[:count]
+    tokenizer, tokens = load_tokenizer(config, plain_rows=splits.is_plain)
     found = []
     for row in rows:
         done = tokenize(

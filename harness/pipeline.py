@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from harness.config import EvalConfig, process_rank
+from harness.config import EvalConfig, local_rank, process_rank
 from harness.data.splits import Splits, load_splits
 from harness.evaluate import AskedModel, evaluate, extract
 from harness.grid import CellSpec
@@ -43,6 +43,9 @@ def run_cell(folder: CellFolder) -> bool:
     import torch
 
     torch.set_num_threads(spec.num_threads)
+    if torch.cuda.is_available():
+        # Before anything is loaded: quantized weights go to the current device.
+        torch.cuda.set_device(local_rank())
     if process_rank() > 0:
         return _assist(spec, folder)
     stage = _Stage(folder)
@@ -163,7 +166,7 @@ class _LazyModel:
 
     def __init__(self, spec: CellSpec, folder: CellFolder, splits: Splits, trained: TrainResult | None) -> None:
         self._spec, self._folder, self._trained = spec, folder, trained
-        self._plain = splits.train[0].is_plain
+        self._plain = splits.is_plain
         self._asked: AskedModel | None = None
 
     def get(self) -> AskedModel:

@@ -18,13 +18,14 @@ from harness.models.footprint import Footprint, footprint, has_bitsandbytes
 from harness.models.load import LoadedTokenizer, check_model, load_tokenizer, model_fingerprint
 from harness.models.prepared import prepare
 from harness.models.template_check import check_template
-from harness.models.templates import template_text
+from harness.models.templates import MaskVerdict, template_text, verify_mask
 from harness.records import CellCheck, CheckProblem
 from harness.resources import digest
 from harness.store import ExperimentFolder, once
 
 logger = logging.getLogger(__name__)
 
+NUM_VERIFIED = 40
 Check = Callable[[Cell], Iterator[CheckProblem]]
 
 
@@ -106,7 +107,7 @@ def _rows_and_template(cell: Cell, folder: ExperimentFolder, found: _Facts) -> I
     config = cell.config
     check_model(config.model)
     splits = load_splits(config.data)
-    loaded = load_tokenizer(config, plain_rows=splits.train[0].is_plain)
+    loaded = load_tokenizer(config, plain_rows=splits.is_plain)
     tokens = loaded.tokens
     if tokens.mask == "refused" and config.trains_on_answers_only:
         yield CheckProblem(
@@ -116,8 +117,13 @@ def _rows_and_template(cell: Cell, folder: ExperimentFolder, found: _Facts) -> I
         return
     yield from (_warning(note) for note in tokens.notes)
     if tokens.grammar is not None:
+        wrong = [
+            verdict
+            for row in _some_rows(splits.train)
+            if not (verdict := verify_mask(loaded.tokenizer, tokens, row.as_turns())).is_right
+        ]
         named = check_template(loaded.tokenizer, config.template.name, config.model.name)
-        yield from (_of_template(config, p) for p in named.problems if _matters(p, splits.train))
+        yield from (_of_template(config, p) for p in named.problems if _matters(p, splits.train, wrong))
     if any(item.score == "ifd" for item in config.data.filter):
         yield _warning(
             "data.filter on ifd is applied when training begins; rows, steps and lengths here are without it"
@@ -161,8 +167,17 @@ def _of_template(config: RunConfig, problem: TemplateProblem) -> CheckProblem:
     )
 
 
-def _matters(problem: TemplateProblem, rows: Sequence[Conversation]) -> bool:
+def _some_rows(rows: Sequence[Conversation]) -> Sequence[Conversation]:
+    """Rows from all over the training split, to verify their masks."""
+    return rows[:: max(1, len(rows) // NUM_VERIFIED)][:NUM_VERIFIED]
+
+
+def _matters(problem: TemplateProblem, rows: Sequence[Conversation], wrong: Sequence[MaskVerdict]) -> bool:
     """Whether the rows have what the template gets wrong."""
+    if problem.kind == "wrong_mask":
+        return any(verdict.is_end_supervised for verdict in wrong)
+    if problem.kind == "end_of_turn_not_supervised":
+        return any(not verdict.is_end_supervised for verdict in wrong)
     if problem.kind in ("final_turn_left_open", "continue_final_message_broken"):
         return False
     return any(_has(problem, row) for row in rows)
@@ -209,7 +224,7 @@ def data_report(cell: Cell, folder: ExperimentFolder) -> DataReport:
     Raises: HarnessError: the rows, the model's tokenizer or the template can't be read.
     """
     splits = load_splits(cell.config.data)
-    loaded = load_tokenizer(cell.config, plain_rows=splits.train[0].is_plain)
+    loaded = load_tokenizer(cell.config, plain_rows=splits.is_plain)
     return _data_report(cell.config, folder, splits, loaded)[1]
 
 

@@ -81,6 +81,12 @@ class Expectation(Record):
     """Function schemas; where given, the answer must be one well-formed call of one of them."""
     thinking: bool = False
     """Whether the answer must begin with exactly one closed thinking block."""
+    num_calls: int = 1
+    """How many tools the answer calls, where there are tools."""
+    allows_prose: bool = False
+    """Whether the answer may say something beside its calls."""
+    is_free: bool = False
+    """The reference itself has another form than these checks know, so that only its end and its control tokens count."""
 
 
 class Example(Record):
@@ -281,9 +287,9 @@ class TrainResult(Record):
         return self.checkpoints[self.evaluated]
 
     @property
-    def evaluated_step(self) -> int | None:
+    def evaluated_step(self) -> int:
         """Its optimizer step."""
-        return self.steps if self.evaluated == "last" else self.best_step
+        return int(self.evaluated_checkpoint.rpartition("-")[2])
 
 
 class VerifiedItem(Record):

@@ -23,21 +23,24 @@ def find_cell(target: str) -> FoundCell:
     Raises: ConfigError: there is none, or several.
     """
     found: list[tuple[ExperimentFolder, CellResult]] = []
+    experiment, _, wanted = target.rpartition("/")
     for name in known_experiments():
+        if experiment and name != experiment:
+            continue
         folder = experiment_folder(name)
         results = [read_record(path, CellResult) for path in folder.path.glob("cells/*/result.json")]
         found += [
             (folder, r)
             for r in results
-            if target in (r.name, r.mlflow_run_id) or (len(target) >= 4 and r.cell.startswith(target))
+            if wanted in (r.name, r.mlflow_run_id) or (len(wanted) >= 4 and r.cell.startswith(wanted))
         ]
     if not found:
         raise ConfigError(
             f"{target}: there is no such cell, run or file in this folder; `harness list` and `harness plan EXPERIMENT` name them"
         )
     if len(found) > 1:
-        listed = ", ".join(f"{r.name} ({r.cell})" for _, r in found)
-        raise ConfigError(f"{target}: several cells have this name: {listed}; give an id")
+        listed = ", ".join(f"{folder.path.name}/{r.cell} ({r.name})" for folder, r in found)
+        raise ConfigError(f"{target}: several cells have this name: {listed}; give one of these")
     folder, result = found[0]
     cell = folder.cell(result.cell)
     bases = [read_record(p, CellResult) for p in folder.path.glob("cells/*/result.json")]

@@ -343,3 +343,16 @@ def test_all_that_a_row_says_is_said_once() -> None:
     ]  # fmt: skip
     row = Conversation.model_validate({"id": "x", "messages": turns})
     assert text_of(row) == 'Weather?\n[{"name": "look", "arguments": {"at": "Graz"}}]\nrain\nSo be it.\nIt rains.'
+
+
+def test_plain_rows_mixed_with_conversations_are_all_turns(write: Write) -> None:
+    write("\n".join(json.dumps({"prompt": f"question {i}", "completion": "x"}) for i in range(60)), "plain.jsonl")
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    write(
+        "\n".join(json.dumps({"messages": [{**turns[0], "content": f"hi {i}"}, turns[1]]}) for i in range(60)),
+        "chat.jsonl",
+    )
+    mixed = load_splits(DataConfig(train=["plain.jsonl", "chat.jsonl"]))
+    assert mixed.train[0].is_plain
+    assert not mixed.is_plain
+    assert load_splits(DataConfig(train="plain.jsonl")).is_plain

@@ -216,6 +216,22 @@ LONG = (
 )
 
 
+def _of_session(session: int) -> list[int]:
+    """Processes that a command left behind."""
+    import os
+
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
 def test_killed_training_resumes_into_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL in the middle, then the same command: it goes on from the last checkpoint and no step is there twice."""
     import os
@@ -232,8 +248,13 @@ def test_killed_training_resumes_into_the_same_run(tmp_path: Path, monkeypatch: 
         tmp_path.glob("mlruns/harness/long/cells/*/checkpoints/checkpoint-[12]0/trainer_state.json")
     ):
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    # Only the parent, as the OOM killer does: its workers must notice.
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and _of_session(process.pid):
+        time.sleep(0.2)
+    assert not _of_session(process.pid), "workers go on without their parent"
     run_id = next(
         path
         for path in tmp_path.glob("mlruns/harness/long/cells/*/mlflow_run_id.txt")

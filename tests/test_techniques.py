@@ -33,6 +33,10 @@ variants:
     early_stopping_patience: 1
     early_stopping_threshold: 100.0
     training: {load_best_model_at_end: true}
+  stopped between saves:
+    early_stopping_patience: 2
+    early_stopping_threshold: 100.0
+    training: {save_steps: 6}
 evals:
   - {suite: template_adherence, limit: 8, max_new_tokens: 16}
   - {suite: held_out, limit: 8, max_new_tokens: 16}
@@ -88,6 +92,13 @@ def test_early_stopping_ends_training_and_the_best_checkpoint_is_evaluated(folde
     assert train.steps < train.planned_steps == 6
     assert train.evaluated == "best"
     assert results(folder, "techniques")["plain"].train.evaluated == "last"
+
+
+def test_a_training_that_stops_between_two_saves_is_saved(folder: Path) -> None:
+    train = results(folder, "techniques")["stopped between saves"].train
+    assert train is not None
+    assert train.steps == train.evaluated_step == 3
+    assert train.checkpoints["last"].endswith("checkpoint-3")
 
 
 def test_a_checkpoint_that_was_loaded_again_is_the_trained_one(folder: Path) -> None:

@@ -35,6 +35,11 @@ class Splits(NamedTuple):
     formats: tuple[str, ...] = ()
     """What the sources turned out to be."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether no row has turns, so that no template is a good answer; mixed rows are all treated as turns."""
+        return all(row.is_plain for part in (self.train, self.validation, self.test) for row in part)
+
 
 class _Loaded(NamedTuple):
     rows: list[Conversation]

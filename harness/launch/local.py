@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import logging
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import socket
@@ -22,7 +23,8 @@ from harness.hardware import visible_gpus
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-STOP_SECONDS = 15.0
+# Longer than torch's elastic agent takes to stop its processes.
+STOP_SECONDS = 40.0
 LIBRARIES = ("harness.pipeline",)
 PR_SET_PDEATHSIG = 1
 
@@ -160,7 +162,16 @@ def _together(pack: PackJob) -> list[str]:
 
 
 def _end_with_parent() -> None:
-    """Linux: SIGTERM for this worker when the fork server dies, as it does once `harness run` was killed."""
+    """Linux: SIGTERM for this worker when the fork server dies, as it does once `harness run` was killed.
+
+    CPython hands every worker the pipe by whose end the fork server notices that its parent is gone; as long as one worker
+    holds it open, it never does.
+    """
+    server = getattr(multiprocessing.forkserver, "_forkserver", None)
+    alive = getattr(server, "_forkserver_alive_fd", None)
+    if isinstance(alive, int):
+        with contextlib.suppress(OSError):
+            os.close(alive)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -1,6 +1,7 @@
 """What a cell would train and how much memory that takes, worked out without loading a weight."""
 
 import importlib.util
+import json
 import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -102,12 +103,18 @@ def _counted(key: str, name: str) -> tuple[int, int, int, _Shape]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = RunConfig.model_validate_json(key[:-1] + ', "data": {"train": "none"}}')
+    config = RunConfig.model_validate({**json.loads(key), "data": {"train": "none"}})
     options = {"revision": config.model.revision or "main", "trust_remote_code": config.model.trust_remote_code}
     found = AutoConfig.from_pretrained(model_source(config.model), **options)
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = AutoModelForCausalLM.from_config(found, trust_remote_code=config.model.trust_remote_code)
+        try:
+            model = AutoModelForCausalLM.from_config(found, trust_remote_code=config.model.trust_remote_code)
+        except (ValueError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"model {config.model.name!r} can't be trained as a causal language model: {reason}"
+            ) from error
     head = model.get_output_embeddings()
     linear = sum(
         parameter.numel()

@@ -54,7 +54,7 @@ def shared_ifd_scores(config: RunConfig, rows: Sequence[Conversation], folder: P
     path = folder / f"ifd-{digest(made_from)}.json"
     with only_one(path):
         if not path.exists():
-            base = load_base(config, plain_rows=rows[0].is_plain)
+            base = load_base(config, plain_rows=all(row.is_plain for row in rows))
             write_text(path, json.dumps(ifd_scores(base, rows, config.max_length)))
     scores: list[float | None] = json.loads(path.read_text(encoding="utf-8"))
     return scores

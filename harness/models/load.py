@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINT_BYTES = 1 << 20
+SAMPLE_BYTES, NUM_SAMPLES = 1 << 16, 256
+FINGERPRINTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors")
 
 
 class LoadedTokenizer(NamedTuple):
@@ -66,19 +67,21 @@ def model_source(config: ModelConfig) -> str:
 
 
 def model_fingerprint(config: ModelConfig) -> str:
-    """Digest of a local model's config and of both ends of its weight files; the Hub id and revision of any other.
+    """Digest of a local model: its small files whole, its weights sampled; the Hub id and revision of any other.
 
-    Training changes every weight, so the ends of the files tell two models apart without reading gigabytes.
+    Samples all over the weights and their sizes tell two models apart without reading gigabytes.
     """
     folder = Path(model_source(config))
     if not folder.is_dir():
         return f"{config.name}@{config.revision}"
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+    for path in sorted(path for pattern in FINGERPRINTED for path in folder.glob(pattern)):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:
-            digest.update(f"{path.name}:{path.stat().st_size}".encode() + file.read(FINGERPRINT_BYTES))
-            file.seek(max(0, path.stat().st_size - FINGERPRINT_BYTES))
-            digest.update(file.read())
+            for start in range(0, size, max(SAMPLE_BYTES, size // NUM_SAMPLES)):
+                file.seek(start)
+                digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()
 
 
@@ -135,10 +138,10 @@ def check_model(config: ModelConfig) -> None:
 
 
 def choose_device() -> "torch.device":
-    """The first GPU, else the CPU."""
+    """This process's own GPU (the first where it is the only process), else the CPU."""
     import torch
 
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def weight_dtype(config: RunConfig) -> "torch.dtype":

@@ -13,6 +13,9 @@ from harness.models.templates import template_text
 from harness.records import SplitName
 from harness.resources import digest
 
+# Raise it when the files of a tokenized split change.
+LAYOUT = 2
+
 
 def prepare(
     config: RunConfig,
@@ -29,7 +32,7 @@ def prepare(
     max_length = config.max_length if cuts else None
     made_from = [
         # A filter on `ifd` leaves other rows than the data section alone tells.
-        harness.__version__, data_fingerprint(config.data), split, digest([[row.id, row.index] for row in rows]),
+        harness.__version__, LAYOUT, data_fingerprint(config.data), split, digest([[row.id, row.index] for row in rows]),
         config.data.model_dump(mode="json"),
         model_fingerprint(config.model), template_text(config.template) or config.template.name, loaded.tokens.mask,
         config.trains_on_answers_only, max_length,

@@ -23,7 +23,7 @@ from harness.models.template_samples import (
     TWO_CALLS,
     WITH_TOOL,
 )  # fmt: skip
-from harness.models.templates import give_tools, plan_tokens, supervised_runs, verify_mask
+from harness.models.templates import give_tools, plan_tokens, sample_for, supervised_runs, verify_mask
 from harness.records import Record
 
 if TYPE_CHECKING:
@@ -67,12 +67,13 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", template: str, tokenize
             return report.model_copy(update={"problems": (wrong,)})
     give_tools(tokenizer)
     try:
-        sample = renderer(tokenizer)([turn.as_turn() for turn in SAMPLE])
+        taken = sample_for(tokenizer).messages
+        sample = renderer(tokenizer)([turn.as_turn() for turn in taken])
     except TemplateError as error:
         kind: ProblemKind = "unsafe" if isinstance(error.__cause__, SecurityError) else "render_error"
         return _failed(report, kind, f"{error}{_hint(tokenizer, str(error))}")
     report = report.model_copy(update={"sample": sample})
-    if lost := next((turn.content for turn in SAMPLE if turn.content not in sample), ""):
+    if lost := next((turn.content for turn in taken if turn.content not in sample), ""):
         message = f"it leaves out {lost!r}, or doesn't write it word for word{_hint(tokenizer)}"
         return _failed(report, "render_error", message)
     try:
@@ -120,7 +121,7 @@ def _checked(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan, report: Te
     verified = tokens.mask != "refused" and not any(
         p.kind in ("wrong_mask", "end_of_turn_not_supervised") for p in found
     )
-    done = _tokenized(tokenizer, tokens, Conversation(id="sample", messages=SAMPLE))
+    done = _tokenized(tokenizer, tokens, sample_for(tokenizer))
     return report.model_copy(
         update={
             "mask": tokens.mask,
@@ -170,7 +171,8 @@ def mask_samples(tokenizer: "PreTrainedTokenizerBase") -> list[Conversation]:
             samples.append(TWO_CALLS)
     if REASONING in (_renders(tokenizer, THINKING) or ""):
         samples += [THINKING, THOUGHT_OVER]
-    return samples
+    # A template may take one exchange and no more.
+    return [sample for sample in samples if _renders(tokenizer, sample) is not None]
 
 
 def _mask_problems(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan) -> Iterator[TemplateProblem]:
@@ -194,7 +196,7 @@ def _mask_problems(tokenizer: "PreTrainedTokenizerBase", tokens: TokenPlan) -> I
 
 def _system_problems(tokenizer: "PreTrainedTokenizerBase") -> Iterator[TemplateProblem]:
     try:
-        text = renderer(tokenizer)([turn.as_turn() for turn in (SYSTEM_TURN, *SAMPLE)])
+        text = renderer(tokenizer)([turn.as_turn() for turn in (SYSTEM_TURN, *sample_for(tokenizer).messages)])
     except TemplateError as error:
         yield TemplateProblem(kind="system_message_refused", message=f"system messages are refused: {error.__cause__}")
         return

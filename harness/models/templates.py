@@ -123,6 +123,15 @@ def plan_tokens(tokenizer: "PreTrainedTokenizerBase") -> TokenPlan:
     return _with_mask_source(tokenizer, plan)
 
 
+def sample_for(tokenizer: "PreTrainedTokenizerBase") -> Conversation:
+    """A conversation of two exchanges, or of one where the template takes no more."""
+    try:
+        renderer(tokenizer)([turn.as_turn() for turn in SAMPLE])
+    except TemplateError:
+        return Conversation(id="sample", messages=SAMPLE[:2])
+    return Conversation(id="sample", messages=SAMPLE)
+
+
 def give_tools(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
     """Changes a template that renders only with a list of tools, so that it gets an empty one; says so."""
     text = default_template(tokenizer)
@@ -148,7 +157,8 @@ def give_tools(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
 
 def _rendered_tokens(tokenizer: "PreTrainedTokenizerBase", grammar: Grammar) -> tuple[str, ...]:
     """Control tokens that a conversation is rendered with."""
-    rendered = renderer(tokenizer)([turn.as_turn() for turn in SAMPLE], add_generation_prompt=True)
+    turns = [turn.as_turn() for turn in sample_for(tokenizer).messages]
+    rendered = renderer(tokenizer)(turns) + renderer(tokenizer)(turns[:1], add_generation_prompt=True)
     stops = [stop for stop in grammar.stops if CONTROL_TOKEN.fullmatch(stop) or LIKE_A_TOKEN.fullmatch(stop)]
     return tuple(dict.fromkeys([*CONTROL_TOKEN.findall(rendered), *stops]))
 
@@ -174,9 +184,7 @@ def _with_mask_source(tokenizer: "PreTrainedTokenizerBase", plan: TokenPlan) -> 
     if MARKERS.search(COMMENT.sub("", template)):
         marked = dataclasses.replace(plan, mask="markers")
         try:
-            tokenize(
-                Conversation(id="sample", messages=SAMPLE), tokenizer, marked, assistant_only=True, max_length=None
-            )
+            tokenize(sample_for(tokenizer), tokenizer, marked, assistant_only=True, max_length=None)
         except TemplateError as error:
             # A tokenizer that doesn't tell where its tokens lie can't follow markers.
             logger.info("the template's markers can't be used: %s", error)
@@ -188,7 +196,7 @@ def _with_mask_source(tokenizer: "PreTrainedTokenizerBase", plan: TokenPlan) -> 
     reason = ""
     for source, training_template in tried:
         candidate = dataclasses.replace(plan, mask=source, training_template=training_template)
-        verdict = verify_mask(tokenizer, candidate, Conversation(id="sample", messages=SAMPLE))
+        verdict = verify_mask(tokenizer, candidate, sample_for(tokenizer))
         if verdict.is_right:
             return candidate
         reason = reason or verdict.reason

@@ -11,6 +11,7 @@ from harness.records import Expectation, StopReason
 from harness.scoring.text import without_thinking
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+EMPTY_THINKING = re.compile(r"<think>\s*</think>\s*")
 TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 # A role name alone on a line is a header that leaked; one inside a sentence is prose.
 ROLE_HEADER = re.compile(r"^\s*(system|user|assistant|tool|human|gpt)\s*:?\s*$", re.IGNORECASE | re.MULTILINE)
@@ -31,19 +32,22 @@ def adherence_failure(
         return "runs_on" if stop_reason == "length" else "wrong_end_token"
     if any(token in text for token in special_tokens):
         return "special_token_in_answer"
-    if ROLE_HEADER.search(text):
-        return "role_header_in_answer"
     if not text.strip():
         return "empty_answer"
+    if expect.is_free:
+        return ""
+    if ROLE_HEADER.search(text):
+        return "role_header_in_answer"
     return (
         thinking_failure(text, wanted=expect.thinking)
         or (json_failure(without_thinking(text), expect.json_schema) if expect.json_schema is not None else "")
-        or tool_failure(without_thinking(text), expect.tools)
+        or tool_failure(without_thinking(text), expect)
     )
 
 
 def thinking_failure(text: str, *, wanted: bool) -> str:
-    """Exactly one closed thinking block before the answer where wanted, and none where not."""
+    """Exactly one closed thinking block before the answer where wanted, and none where not; an empty one is none."""
+    text = EMPTY_THINKING.sub("", text)
     opened, closed = text.count(THINK_OPEN), text.count(THINK_CLOSE)
     if not wanted:
         return "thinking_not_asked" if opened or closed else ""
@@ -58,6 +62,21 @@ def thinking_failure(text: str, *, wanted: bool) -> str:
     return "" if without_thinking(text).strip() else "no_answer_after_thinking"
 
 
+def has_thinking(text: str) -> bool:
+    """Whether there is a thinking block with something in it."""
+    return THINK_OPEN in EMPTY_THINKING.sub("", text)
+
+
+def tool_calls_in(text: str) -> list[str]:
+    """What stands inside the `<tool_call>` tags."""
+    return TOOL_CALL.findall(text)
+
+
+def without_calls(text: str) -> str:
+    """The text beside the calls."""
+    return TOOL_CALL.sub("", text)
+
+
 def json_failure(text: str, schema: Mapping[str, Any]) -> str:
     """Strict: the whole answer is one JSON value that fits the schema, with no prose or fences around it."""
     try:
@@ -68,17 +87,21 @@ def json_failure(text: str, schema: Mapping[str, Any]) -> str:
     return "" if validator.is_valid(value) else "json_schema_mismatch"
 
 
-def tool_failure(text: str, tools: Sequence[Mapping[str, Any]]) -> str:
-    """One well-formed call of a known tool where tools are given, and no call where none are."""
+def tool_failure(text: str, expect: Expectation) -> str:
+    """As many well-formed calls of known tools as are expected where tools are given, and no call where none are."""
     calls = TOOL_CALL.findall(text)
-    if not tools:
+    if not expect.tools:
         return "tool_call_not_asked" if "<tool_call>" in text or "</tool_call>" in text else ""
-    if len(calls) != 1:
-        return "tool_call_missing" if not calls else "tool_call_repeated"
-    if TOOL_CALL.sub("", text).strip():
+    if len(calls) != expect.num_calls:
+        return "tool_call_missing" if len(calls) < expect.num_calls else "tool_call_repeated"
+    if TOOL_CALL.sub("", text).strip() and not expect.allows_prose:
         return "prose_around_tool_call"
+    return next((failure for call in calls if (failure := _call_failure(call, expect.tools))), "")
+
+
+def _call_failure(text: str, tools: Sequence[Mapping[str, Any]]) -> str:
     try:
-        call = json.loads(calls[0])
+        call = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
         return "tool_call_invalid_json"
     if not isinstance(call, dict) or set(call) != {"name", "arguments"}:
@@ -86,5 +109,8 @@ def tool_failure(text: str, tools: Sequence[Mapping[str, Any]]) -> str:
     schemas = {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in tools}
     if not isinstance(call["name"], str) or call["name"] not in schemas:
         return "tool_unknown"
-    validator = jsonschema.Draft202012Validator(schemas[call["name"]])
-    return "" if validator.is_valid(call["arguments"]) else "tool_arguments_mismatch"
+    try:
+        validator = jsonschema.Draft202012Validator(schemas[call["name"]])
+        return "" if validator.is_valid(call["arguments"]) else "tool_arguments_mismatch"
+    except jsonschema.exceptions.UnknownType:
+        return ""  # schemas of real datasets say "dict" and "str"

@@ -143,12 +143,15 @@ class MlflowTracker:
         for column in sorted({name for row in scores.values() for name in row}):
             table[column] = [scores.get(row.example_id, {}).get(column) for row in rows]
         table["failure"] = [failures.get(row.example_id, "") for row in rows]
+        deliver("generations", lambda: self._log_table(result, table))
+
+    def _log_table(self, result: SuiteResult, table: Mapping[str, Any]) -> None:
         path = f"generations/{result.suite}.json"
         known = [file.path for file in self._client.list_artifacts(self.run_id, "generations")]
         if path in known:
             # log_table appends; another version of the suite gets a table of its own.
             path = f"generations/{result.suite}-{result.digest}.json"
-        deliver("generations", lambda: self._client.log_table(self.run_id, table, path))
+        self._client.log_table(self.run_id, dict(table), path)
 
     def log_failure(self, result: CellResult) -> None:
         error = f"{result.stage}: {result.error}"[:MAX_TAG_LENGTH]

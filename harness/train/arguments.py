@@ -30,7 +30,8 @@ def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path, *, 
         "eval_steps": every,
         # Step 0 shows where the base stood.
         "eval_on_start": not is_resumed,
-        "save_strategy": "steps",
+        "save_strategy": training.get("eval_strategy", "steps") if training.get("eval_strategy") != "no" else "steps",
+        # Below 1 it is a share of all steps, as `eval_steps` may be.
         "save_steps": every,
         # Two: the best and the last.
         "save_total_limit": 2,

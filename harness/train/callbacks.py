@@ -19,11 +19,14 @@ IGNORED_LOGS = ("train_runtime", "train_samples_per_second", "train_steps_per_se
 class TraceCallback(TrainerCallback):
     """Writes every log entry to `trace.jsonl` and hands it to the tracker."""
 
-    def __init__(self, folder: CellFolder, tracker: Tracker, *, stop_on_non_finite: bool) -> None:
+    def __init__(
+        self, folder: CellFolder, tracker: Tracker, *, stop_on_non_finite: bool, seconds_before: float = 0.0
+    ) -> None:
         self._path = folder.trace
         self._state_path = folder.state
         self._tracker = tracker
         self._stop_on_non_finite = stop_on_non_finite
+        self._seconds_before = seconds_before
         self._started = time.monotonic()
         self._last_tokens: tuple[float, float] | None = None
 
@@ -49,7 +52,7 @@ class TraceCallback(TrainerCallback):
             name: float(value) for name, value in (logs or {}).items() if _is_number(value) and name not in IGNORED_LOGS
         }
         epoch = values.pop("epoch", float(state.epoch or 0.0))
-        seconds = time.monotonic() - self._started
+        seconds = self._seconds_before + time.monotonic() - self._started
         if "num_tokens" in values and "loss" in values:
             if self._last_tokens is not None and seconds > self._last_tokens[1]:
                 tokens, then = self._last_tokens
@@ -72,14 +75,25 @@ class TraceCallback(TrainerCallback):
 
 
 class EvaluateAtEnd(TrainerCallback):
-    """Evaluates and saves after the last step, also where `eval_steps` doesn't divide the number of steps."""
+    """Evaluates and saves after the last step, also where `eval_steps` doesn't divide the number of steps.
+
+    It comes after every other callback: it must see whether one of them stops training.
+    """
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Asks for both at the last step."""
-        if state.global_step >= state.max_steps and str(args.eval_strategy) != "no":
-            control.should_evaluate = True
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = True
+        return control
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Saves where training was stopped early, and wherever the best checkpoint could be."""
+        if control.should_training_stop or args.load_best_model_at_end:
             control.should_save = True
         return control
 

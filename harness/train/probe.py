@@ -42,7 +42,7 @@ def seconds_per_step(cell: Cell, tokenized: Path) -> float:
     config = cell.config
     assert cell.seed is not None, "references are not trained"
     splits = load_splits(config.data)
-    loaded = load_base(config, plain_rows=splits.train[0].is_plain)
+    loaded = load_base(config, plain_rows=splits.is_plain)
     rows = prepare(config, "train", splits.train, loaded, tokenized)
     short = {
         "max_steps": WARM_STEPS + TIMED_STEPS, "eval_strategy": "no", "eval_on_start": False, "save_strategy": "no",

@@ -38,7 +38,7 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> T
     """
     config = cell.config
     assert cell.seed is not None, "references are not trained"
-    loaded = load_base(config, plain_rows=splits.train[0].is_plain)
+    loaded = load_base(config, plain_rows=splits.is_plain)
     resume_from = _last_checkpoint(folder)
     arguments = sft_arguments(
         config, cell.seed, len(splits.train), folder.checkpoints, is_resumed=resume_from is not None
@@ -46,7 +46,9 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> T
     rows = prepare_rows(config, splits, loaded, folder)
     # The adapter's initial weights depend on it.
     torch.manual_seed(cell.seed)
-    trainer = _trainer(config, loaded, arguments, rows, folder, tracker)
+    seconds_before = _forget_after(folder, resume_from)
+    callbacks = _callbacks(config, folder, tracker, seconds_before)
+    trainer = _trainer(config, loaded, arguments, rows, callbacks, folder.probes)
     # How many rows are left is known once TRL has packed them.
     num_rows = len(trainer.train_dataset)
     if arguments.packing:
@@ -57,7 +59,6 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> T
     settings = _settings(config, arguments, loaded)
     tracker.log_params(settings)
     tracker.log_splits(rows.summaries)
-    seconds_before = _forget_after(folder, resume_from)
     logger.info("training %s: %d rows, %d supervised tokens, %d steps planned", cell.name, num_rows,
                 rows.summaries["train"].supervised_tokens, config.planned_steps(num_rows, num_processes()))  # fmt: skip
     started = time.monotonic()
@@ -72,8 +73,8 @@ def _trainer(
     loaded: LoadedModel,
     arguments: SFTConfig,
     rows: TrainingRows,
-    folder: CellFolder,
-    tracker: Tracker,
+    callbacks: list[TrainerCallback],
+    probes_path: Path,
 ) -> ProbingTrainer:
     adapter = lora_config(config)
     with boundary(TrainError, "setting up TRL's SFTTrainer"), warnings.catch_warnings():
@@ -85,17 +86,19 @@ def _trainer(
             eval_dataset=Dataset.from_dict(dict(as_columns(rows.validation))),
             processing_class=loaded.tokenizer,
             peft_config=adapter,
-            callbacks=_callbacks(config, folder, tracker),
+            callbacks=callbacks,
             rows=rows,
-            probes_path=folder.probes,
+            probes_path=probes_path,
         )
 
 
-def _callbacks(config: RunConfig, folder: CellFolder, tracker: Tracker) -> list[TrainerCallback]:
-    callbacks = [TraceCallback(folder, tracker, stop_on_non_finite=config.stop_on_non_finite), EvaluateAtEnd()]
+def _callbacks(config: RunConfig, folder: CellFolder, tracker: Tracker, seconds_before: float) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [
+        TraceCallback(folder, tracker, stop_on_non_finite=config.stop_on_non_finite, seconds_before=seconds_before)
+    ]
     if config.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
-    return callbacks
+    return [*callbacks, EvaluateAtEnd()]
 
 
 def _last_checkpoint(folder: CellFolder) -> Path | None:
@@ -128,7 +131,8 @@ def _settings(config: RunConfig, arguments: SFTConfig, loaded: LoadedModel) -> d
     settings["training.completion_only_loss"] = str(config.trains_on_answers_only)
     adapter_config = lora_config(config)
     adapter = adapter_config.to_dict() if adapter_config is not None else {}
-    settings |= {f"adapter.{key}": str(value) for key, value in sorted(adapter.items())}
+    ordered = {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(adapter.items())}
+    settings |= {f"adapter.{key}": str(value) for key, value in ordered.items()}
     settings |= {f"quantization.{key}": str(value) for key, value in sorted((config.quantization or {}).items())}
     dtype = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
     in_force = "none" if loaded.tokenizer.chat_template is None else config.template.name
@@ -158,12 +162,15 @@ def _result(
     if not checkpoints:
         raise TrainError("the trainer saved no checkpoint; set training.save_strategy to steps or epoch")
     found = {"last": str(checkpoints[-1].relative_to(folder.path))}
-    if best is not None and (folder.checkpoints / f"checkpoint-{best[0]}").is_dir():
-        found["best"] = str((folder.checkpoints / f"checkpoint-{best[0]}").relative_to(folder.path))
+    # The trainer's own best, by `metric_for_best_model`, is the one that it never prunes.
+    best_path = Path(trainer.state.best_model_checkpoint or "nowhere")
+    if not best_path.is_dir() and best is not None:
+        best_path = folder.checkpoints / f"checkpoint-{best[0]}"
+    if best_path.is_dir():
+        found["best"] = str(folder.checkpoints.relative_to(folder.path) / best_path.name)
     model: PreTrainedModel = trainer.model
     stood_on = environment()
     facts = comparable_facts(config, model, trainer.args, rows.summaries["train"], stood_on)
-    seen = [entry["num_tokens"] for entry in history if "num_tokens" in entry]
     wants_best = trainer.args.load_best_model_at_end and "best" in found
     return TrainResult(
         steps=trainer.state.global_step,
@@ -184,10 +191,20 @@ def _result(
         peak_memory_gib=peak_memory_gib(),
         settings=dict(settings),
         environment=stood_on,
-        facts=facts | ({"tokens seen": str(int(seen[-1]))} if seen else {}),
+        facts=facts | _tokens_seen(config, trainer, rows),
         stopped_early=config.early_stopping_patience is not None
         and trainer.state.global_step < trainer.state.max_steps,
     )
+
+
+def _tokens_seen(config: RunConfig, trainer: ProbingTrainer, rows: TrainingRows) -> dict[str, str]:
+    """Epochs times tokens, for the trainer's own count starts anew on resume and depends on the order of the rows.
+
+    Left out with early stopping, which makes cells differ by design.
+    """
+    if config.early_stopping_patience is not None:
+        return {}
+    return {"tokens seen": str(round(float(trainer.state.epoch or 0.0) * rows.summaries["train"].tokens))}
 
 
 def _warn_of_mixing(loaded: LoadedModel, rows: TrainingRows) -> None:
