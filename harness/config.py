@@ -52,7 +52,7 @@ class SourceConfig(Section):
     """One dataset."""
 
     path: str
-    """`.jsonl`, `.json`, `.parquet` or `.csv` file, a folder or glob of them, Hub id, or `embedded:train`, `embedded:validation`, `embedded:test`."""
+    """`.jsonl`, `.json`, `.parquet` or `.csv` file, a folder or glob of them, Hub id, or `embedded:train` (`validation`, `test`, and `structured_` before each)."""
     name: str | None = None
     """Configuration of a Hub dataset."""
     split: str = "train"
