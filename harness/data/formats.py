@@ -222,7 +222,7 @@ def _expectation(columns: Columns, messages: Sequence[Message]) -> Expectation:
             return Expectation.model_validate(given)
         except ValidationError as error:
             raise DataError(
-                f"`expect` takes json_schema, tools, thinking, num_calls, allows_prose and is_free only ({error.errors()[0]['msg']})"
+                f"`expect` takes json_schema, tools and thinking only ({error.errors()[0]['msg']})"
             ) from error
     thinks = bool(messages and messages[-1].reasoning_content and not messages[-1].tool_calls)
     return THINKING if thinks else NOTHING
