@@ -14,7 +14,7 @@ from harness.launch import local
 from harness.plan import Plan, check_plan, check_tests, is_done
 from harness.rank import rank
 from harness.ranking import Exclusion, Ranking
-from harness.records import CellCheck, CellResult, Finding
+from harness.records import CellCheck, CellResult, Finding, cells_by_message
 from harness.report.write import write_reports
 from harness.store import (
     CellFolder,
@@ -81,10 +81,7 @@ def _refused(checks: Mapping[str, CellCheck], warn: Callable[[str], None], *, st
 
 def problem_lines(checks: Mapping[str, CellCheck], severity: Literal["warning", "error"]) -> list[str]:
     """Every problem once, with the cells that have it where it isn't all of them."""
-    cells: dict[str, list[str]] = {}
-    for check in checks.values():
-        for message in check.messages(severity):
-            cells.setdefault(message, []).append(check.name)
+    cells = cells_by_message(checks.values(), severity)
     return [text if len(names) == len(checks) else f"{_some(names)}: {text}" for text, names in cells.items()]
 
 

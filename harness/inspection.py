@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.config import DataConfig, RunConfig, SourceConfig
+from harness.config import DataConfig, RunConfig, SourceConfig, TemplateConfig
 from harness.data.formats import Conversation
 from harness.data.report import DataReport, Lengths, Measure, report_file, score_points
 from harness.data.splits import load_splits, text_of
@@ -13,7 +13,7 @@ from harness.grid import Cell
 from harness.models.ifd import shared_ifd_scores
 from harness.models.load import load_tokenizer, tokenizer_at
 from harness.models.template_check import TemplateReport, check_template
-from harness.models.templates import BUILT_IN, template_file
+from harness.models.templates import BUILT_IN, template_file, template_text
 from harness.plan import plan_experiment
 from harness.preflight import data_report
 from harness.records import Record
@@ -55,7 +55,7 @@ def inspect_template(
     name = tokenizer_name or (EMBEDDED_BASE if path else target)
     tokenizer = tokenizer_at(name)
     if path is not None:
-        tokenizer.chat_template = path.read_text(encoding="utf-8").rstrip("\n")
+        tokenizer.chat_template = template_text(TemplateConfig(name=target))
     elif tokenizer_name:
         tokenizer.chat_template = tokenizer_at(target).chat_template
     return [check_template(tokenizer, target, name)]
@@ -64,9 +64,9 @@ def inspect_template(
 def _of_cell(cell: Cell, tokenizer_name: str | None) -> TemplateReport:
     template, model = cell.config.template.name, cell.config.model
     tokenizer = tokenizer_at(tokenizer_name or model.name, None if tokenizer_name else model)
-    path = template_file(template)
-    if path is not None:
-        tokenizer.chat_template = path.read_text(encoding="utf-8").rstrip("\n")
+    text = template_text(cell.config.template)
+    if text is not None:
+        tokenizer.chat_template = text
     return check_template(tokenizer, template, tokenizer_name or model.name)
 
 

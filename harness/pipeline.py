@@ -22,7 +22,7 @@ from harness.suite import Suite, load_suite, suite_digest, suite_examples
 from harness.tracking.base import NullTracker, Tracker
 from harness.tracking.connection import experiment_id_of
 from harness.tracking.mlflow_tracker import MlflowTracker
-from harness.train.rows import MAX_PROBE_ROWS, cut
+from harness.train.rows import probe_rows
 from harness.train.sft import train
 
 logger = logging.getLogger(__name__)
@@ -189,11 +189,10 @@ def _probe_memory(
     config = spec.cell.config
     train = prepare(config, "train", splits.train, loaded, folder.tokenized)
     validation = prepare(config, "validation", splits.validation, loaded, folder.tokenized)
-    size = min(len(train), len(validation), MAX_PROBE_ROWS)
-    probed = [cut(row, config.max_length) for row in train.spread(size)]
+    probed = probe_rows(config, train, validation)
     step = trained.evaluated_step
     probes = [p for p in read_lines(folder.probes, Probe) if p.split == "train_probe" and p.step == step]
     nll = [float(value) for value in probes[-1].nll[:VERIFIED_ROWS]] if probes else []
     examples = [row.example() for row in splits.test[:VERIFIED_ROWS]]
     write_record(folder.verification, verify_saved(config, loaded, probed[:VERIFIED_ROWS], nll, examples))
-    write_lines(folder.extraction, extract(loaded, probed, validation.spread(size)))
+    write_lines(folder.extraction, extract(loaded, probed, validation.spread(len(probed))))

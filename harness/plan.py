@@ -14,7 +14,7 @@ from harness.gates import gate_metric, parse_gate
 from harness.grid import Cell, expand, plan, reference_cell
 from harness.library_fields import did_you_mean
 from harness.models.load import model_fingerprint
-from harness.models.templates import template_text
+from harness.models.templates import template_key
 from harness.records import CellCheck, CellResult, Example
 from harness.resources import digest
 from harness.store import ExperimentFolder, experiment_folder, read_record
@@ -59,7 +59,7 @@ def plan_experiment(name: str, overrides: Sequence[str] = ()) -> Plan:
 
 def _fingerprint(run: RunConfig) -> str:
     model = model_fingerprint(run.model)
-    return digest([data_fingerprint(run.data), template_text(run.template) or run.template.name, model])
+    return digest([data_fingerprint(run.data), template_key(run.template), model])
 
 
 def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:

@@ -1,6 +1,5 @@
 """Checks every cell before any training: can it learn what it is meant to from what it is given?"""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,15 +14,13 @@ from harness.errors import HarnessError
 from harness.grid import Cell
 from harness.hardware import smallest_gpu_gib, visible_gpus
 from harness.models.footprint import Footprint, footprint, has_bitsandbytes
-from harness.models.load import LoadedTokenizer, check_model, load_tokenizer, model_fingerprint
+from harness.models.load import LoadedTokenizer, load_config, load_tokenizer, model_fingerprint
 from harness.models.prepared import prepare
 from harness.models.template_check import check_template
-from harness.models.templates import MaskVerdict, template_text, verify_mask
+from harness.models.templates import MaskVerdict, template_key, template_text, verify_mask
 from harness.records import CellCheck, CheckProblem
 from harness.resources import digest
 from harness.store import ExperimentFolder, once
-
-logger = logging.getLogger(__name__)
 
 NUM_VERIFIED = 40
 Check = Callable[[Cell], Iterator[CheckProblem]]
@@ -105,7 +102,7 @@ def _hardware(cell: Cell) -> Iterator[CheckProblem]:
 
 def _rows_and_template(cell: Cell, folder: ExperimentFolder, found: _Facts) -> Iterator[CheckProblem]:
     config = cell.config
-    check_model(config.model)
+    load_config(config.model)
     splits = load_splits(config.data)
     loaded = load_tokenizer(config, plain_rows=splits.is_plain)
     tokens = loaded.tokens
@@ -152,11 +149,7 @@ def _rows_and_template(cell: Cell, folder: ExperimentFolder, found: _Facts) -> I
 
 def _trains_embeddings(config: RunConfig) -> bool:
     adapter = config.adapter or {}
-    named = (
-        str(adapter.get("modules_to_save"))
-        + str(adapter.get("target_modules"))
-        + str(adapter.get("trainable_token_indices") or "")
-    )
+    named = f"{adapter.get('modules_to_save')} {adapter.get('target_modules')}"
     return "embed" in named or bool(adapter.get("trainable_token_indices"))
 
 
@@ -203,7 +196,7 @@ def _data_report(
     """The report on a cell's rows and its file, made once for all cells that share them."""
     made_from = [
         data_fingerprint(config.data), config.data.model_dump(mode="json"), model_fingerprint(config.model),
-        template_text(config.template) or config.template.name, config.max_length, config.trains_on_answers_only,
+        template_key(config.template), config.max_length, config.trains_on_answers_only,
     ]  # fmt: skip
 
     def measure(_: Sequence[Conversation]) -> Lengths:
@@ -229,7 +222,6 @@ def data_report(cell: Cell, folder: ExperimentFolder) -> DataReport:
 
 
 def _adapter_and_memory(cell: Cell, found: _Facts) -> Iterator[CheckProblem]:
-    check_model(cell.config.model)
     found.footprint = footprint(cell.config)
     needed, there = found.footprint.total_gib, smallest_gpu_gib()
     if there is not None and needed > there:

@@ -232,6 +232,15 @@ class CellCheck(Record):
         return tuple(problem.message for problem in self.problems if problem.severity == severity)
 
 
+def cells_by_message(checks: Iterable[CellCheck], severity: Literal["warning", "error"]) -> dict[str, list[str]]:
+    """Every message of a severity once, with the names of the cells that have it."""
+    cells: dict[str, list[str]] = {}
+    for check in checks:
+        for message in check.messages(severity):
+            cells.setdefault(message, []).append(check.name)
+    return cells
+
+
 class SplitSummary(Record):
     """What became of the rows of one split."""
 

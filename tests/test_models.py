@@ -183,8 +183,8 @@ def test_hub_layout_is_read_from_a_cache_folder(tmp_path: Path) -> None:
         "data": {"train": "embedded:train"},
     }
     code = (
-        "import json, sys; from harness.config import RunConfig; from harness.models.load import check_model, load_base;"
-        "c = RunConfig.model_validate(json.loads(sys.argv[1])); check_model(c.model);"
+        "import json, sys; from harness.config import RunConfig; from harness.models.load import load_config, load_base;"
+        "c = RunConfig.model_validate(json.loads(sys.argv[1])); load_config(c.model);"
         "print(load_base(c, plain_rows=False).model.num_parameters())"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}

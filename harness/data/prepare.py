@@ -1,7 +1,6 @@
 """Tokenized splits, made once for all cells that share them and kept on disk."""
 
 import fcntl
-import logging
 import os
 import shutil
 from collections import Counter
@@ -24,8 +23,6 @@ from harness.records import Dropped, Record, SplitName
 if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import Array
-
-logger = logging.getLogger(__name__)
 
 CHUNK = 2000
 ROWS_FILE = "rows.arrow"

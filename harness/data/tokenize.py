@@ -36,9 +36,8 @@ class Tokenizer(Protocol):
 class TokenPlan:
     """How rows become tokens with one tokenizer and template."""
 
-    end_of_turn_id: int
     stop_ids: tuple[int, ...]
-    """All tokens that end an assistant's turn."""
+    """All tokens that end an assistant's turn, the usual one first."""
     control_tokens: tuple[str, ...]
     """Tokens that have no place inside an answer."""
     num_added: int
@@ -52,6 +51,11 @@ class TokenPlan:
     notes: tuple[str, ...] = ()
     """What was mended, one sentence each."""
 
+    @property
+    def end_of_turn_id(self) -> int:
+        """The token that usually ends an assistant's turn."""
+        return self.stop_ids[0]
+
 
 class Tokenized(NamedTuple):
     """One row as the model sees it."""
@@ -61,8 +65,6 @@ class Tokenized(NamedTuple):
     labels: list[int]
     """The same ids where they are supervised, else -100."""
     is_truncated: bool
-    is_answer_cut: bool = False
-    """Whether supervised tokens were among what was cut."""
 
     @property
     def num_supervised(self) -> int:
@@ -138,8 +140,7 @@ def tokenize(
     supervised = mask if assistant_only else [1] * len(ids)
     labels = [token if is_supervised else IGNORED for token, is_supervised in zip(ids, supervised, strict=True)]
     is_truncated = max_length is not None and len(ids) > max_length
-    is_answer_cut = is_truncated and any(label != IGNORED for label in labels[max_length:])
-    return Tokenized(row.id, ids[:max_length], labels[:max_length], is_truncated, is_answer_cut)
+    return Tokenized(row.id, ids[:max_length], labels[:max_length], is_truncated)
 
 
 def _plain(row: Conversation, tokenizer: Tokenizer, end_of_turn_id: int) -> tuple[list[int], list[int]]:

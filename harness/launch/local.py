@@ -20,8 +20,6 @@ from pathlib import Path
 from harness.errors import LaunchError
 from harness.hardware import visible_gpus
 
-logger = logging.getLogger(__name__)
-
 POLL_SECONDS = 0.5
 # Longer than torch's elastic agent takes to stop its processes.
 STOP_SECONDS = 40.0

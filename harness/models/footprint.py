@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig
 from harness.errors import ModelError
-from harness.models.load import model_source
+from harness.models.load import load_config
 from harness.records import Record
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def footprint(config: RunConfig) -> Footprint:
     Raises: ModelError: PEFT refuses the adapter (its targets match nothing, say), or nothing would be trained.
     """
     key = config.model_dump_json(include={"model", "adapter", "quantization"})
-    linear, rest, trainable, shape = _counted(key, config.model.name)
+    linear, rest, trainable, shape = _counted(key)
     if not trainable:
         raise ModelError(
             "nothing would be trained: the adapter has no trainable parameter; check adapter.target_modules"
@@ -98,14 +98,13 @@ def _activation_bytes(config: RunConfig, shape: _Shape) -> float:
 
 
 @lru_cache(maxsize=32)
-def _counted(key: str, name: str) -> tuple[int, int, int, _Shape]:
+def _counted(key: str) -> tuple[int, int, int, _Shape]:
     """Weights of linear layers, other weights, trainable parameters and the model's shape."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     config = RunConfig.model_validate({**json.loads(key), "data": {"train": "none"}})
-    options = {"revision": config.model.revision or "main", "trust_remote_code": config.model.trust_remote_code}
-    found = AutoConfig.from_pretrained(model_source(config.model), **options)
+    found = load_config(config.model)
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -18,7 +18,7 @@ from harness.data.tokenize import IGNORED, Tokenized, tokenize
 from harness.errors import TemplateError
 from harness.models.generate import row_losses
 from harness.models.load import LoadedModel, load_base, model_fingerprint
-from harness.models.templates import template_text
+from harness.models.templates import template_key
 from harness.resources import digest
 from harness.store import write_text
 
@@ -49,7 +49,7 @@ def shared_ifd_scores(config: RunConfig, rows: Sequence[Conversation], folder: P
     """The scores by the cell's untouched base, computed once for all cells (and processes) that filter the same rows."""
     made_from = [
         harness.__version__, data_fingerprint(config.data), digest([[row.id, row.index] for row in rows]), config.max_length,
-        model_fingerprint(config.model), template_text(config.template) or config.template.name,
+        model_fingerprint(config.model), template_key(config.template),
     ]  # fmt: skip
     path = folder / f"ifd-{digest(made_from)}.json"
     with only_one(path):

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,9 +14,7 @@ from harness.resources import EMBEDDED_PREFIX, embedded
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLE_BYTES, NUM_SAMPLES = 1 << 16, 256
 FINGERPRINTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors")
@@ -127,12 +124,15 @@ def _unreachable(config: ModelConfig, error: Exception) -> str:
     )
 
 
-def check_model(config: ModelConfig) -> None:
-    """Raises: ModelError: the model's config can't be reached."""
+def load_config(config: ModelConfig) -> "PretrainedConfig":
+    """The model's own config.
+
+    Raises: ModelError: it can't be reached.
+    """
     from transformers import AutoConfig
 
     try:
-        AutoConfig.from_pretrained(model_source(config), **_hub_options(config))
+        return AutoConfig.from_pretrained(model_source(config), **_hub_options(config))
     except (OSError, ValueError) as error:
         raise ModelError(_unreachable(config, error)) from error
 

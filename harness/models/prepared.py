@@ -9,7 +9,7 @@ from harness.data.formats import Conversation
 from harness.data.prepare import PreparedSplit, Tokenization, prepared_split
 from harness.data.splits import data_fingerprint
 from harness.models.load import LoadedModel, LoadedTokenizer, model_fingerprint
-from harness.models.templates import template_text
+from harness.models.templates import template_key
 from harness.records import SplitName
 from harness.resources import digest
 
@@ -34,7 +34,7 @@ def prepare(
         # A filter on `ifd` leaves other rows than the data section alone tells.
         harness.__version__, LAYOUT, data_fingerprint(config.data), split, digest([[row.id, row.index] for row in rows]),
         config.data.model_dump(mode="json"),
-        model_fingerprint(config.model), template_text(config.template) or config.template.name, loaded.tokens.mask,
+        model_fingerprint(config.model), template_key(config.template), loaded.tokens.mask,
         config.trains_on_answers_only, max_length,
     ]  # fmt: skip
     how = Tokenization(split, loaded.tokenizer, loaded.tokens, config.trains_on_answers_only, max_length)

@@ -55,6 +55,11 @@ def template_text(config: TemplateConfig) -> str | None:
     return path.read_text(encoding="utf-8").rstrip("\n")
 
 
+def template_key(config: TemplateConfig) -> str:
+    """What tells two templates apart: the source where the config names one, else the word for the model's own or none."""
+    return template_text(config) or config.name
+
+
 def apply_template(tokenizer: "PreTrainedTokenizerBase", config: TemplateConfig, *, plain_rows: bool) -> TokenPlan:
     """Sets the template and every special token on the tokenizer.
 
@@ -91,7 +96,7 @@ def plan_tokens(tokenizer: "PreTrainedTokenizerBase") -> TokenPlan:
             raise TemplateError("the tokenizer has no eos token, so a completion can't be ended; choose a template")
         end = int(tokenizer.eos_token_id)
         num_added, notes = _choose_pad(tokenizer, (end,))
-        return TokenPlan(end, (end,), _control_tokens(tokenizer, ()), num_added, notes=notes)
+        return TokenPlan((end,), _control_tokens(tokenizer, ()), num_added, notes=notes)
     mended = give_tools(tokenizer)
     grammar = learn_grammar(renderer(tokenizer))
     if not grammar.stops:
@@ -117,7 +122,7 @@ def plan_tokens(tokenizer: "PreTrainedTokenizerBase") -> TokenPlan:
     # What a user loads must stop where the harness stopped it.
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
     plan = TokenPlan(
-        stop_ids[0], stop_ids, _control_tokens(tokenizer, needed), num_added + added_pad, grammar=grammar,
+        stop_ids, _control_tokens(tokenizer, needed), num_added + added_pad, grammar=grammar,
         notes=(*mended, *notes),
     )  # fmt: skip
     return _with_mask_source(tokenizer, plan)

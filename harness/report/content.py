@@ -9,7 +9,7 @@ from harness.config import ExperimentConfig
 from harness.data.report import DataReport
 from harness.gates import per_example, shown
 from harness.ranking import Ranking
-from harness.records import CellCheck, CellResult, Finding, Generation, TracePoint
+from harness.records import CellCheck, CellResult, Finding, Generation, TracePoint, cells_by_message
 from harness.store import CellFolder, ExperimentFolder, read_lines, read_record
 
 MAX_SHOWN_EXAMPLES = 12
@@ -101,10 +101,7 @@ def _checks(folder: ExperimentFolder, cells: Sequence[CellResult]) -> list[tuple
 
 def _warned(folder: ExperimentFolder, cells: Sequence[CellResult]) -> list[str]:
     """Every warning once, with the cells that have it where it isn't all of them."""
-    names: dict[str, list[str]] = {}
-    for cell, check in _checks(folder, cells):
-        for message in check.messages("warning"):
-            names.setdefault(message, []).append(cell.name)
+    names = cells_by_message((check for _, check in _checks(folder, cells)), "warning")
     return [text if len(who) == len(cells) else f"{', '.join(who)}: {text}" for text, who in names.items()]
 
 

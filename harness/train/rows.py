@@ -50,12 +50,16 @@ def prepare_rows(config: RunConfig, splits: Splits, loaded: LoadedModel, folder:
     train, validation = prepared("train", splits.train), prepared("validation", splits.validation)
     if process_rank() == 0:
         write_lines(folder.dropped, dropped)
+    return TrainingRows(train, validation.rows(), probe_rows(config, train, validation), summaries)
+
+
+def probe_rows(config: RunConfig, train: PreparedSplit, validation: PreparedSplit) -> list[Tokenized]:
+    """The training rows that are probed for their loss and for memorization, no more than there are validation rows."""
     size = min(len(validation), len(train), MAX_PROBE_ROWS)
-    probe = [cut(row, config.max_length) for row in train.spread(size)]
-    return TrainingRows(train, validation.rows(), probe, summaries)
+    return [_cut(row, config.max_length) for row in train.spread(size)]
 
 
-def cut(row: Tokenized, max_length: int | None) -> Tokenized:
+def _cut(row: Tokenized, max_length: int | None) -> Tokenized:
     """A row no longer than the validation rows are, for packing may have kept it whole, with something to predict."""
     start = row._replace(input_ids=row.input_ids[:max_length], labels=row.labels[:max_length])
     if max_length is None or start.num_supervised:
