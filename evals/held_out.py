@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from harness.config import EvalConfig
 from harness.records import Example, Score
 from harness.scoring import text
-from harness.suite import Measurement, Scorer, Suite
+from harness.scoring.measurement import Measurement, Scorer
+from harness.suite import Suite
 
 
 def load(test: Sequence[Example], options: EvalConfig) -> Sequence[Example]:

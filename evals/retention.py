@@ -10,8 +10,9 @@ from harness.config import EvalConfig
 from harness.data.sources import load_rows
 from harness.errors import DataError
 from harness.records import Example, Score
+from harness.scoring.measurement import Measurement
 from harness.scoring.text import normalized
-from harness.suite import Measurement, Suite
+from harness.suite import Suite
 
 
 def load(test: Sequence[Example], options: EvalConfig) -> Sequence[Example]:

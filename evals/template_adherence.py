@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from harness.config import EvalConfig
 from harness.records import Example, Score
+from harness.scoring.measurement import Measurement
 from harness.scoring.structure import adherence_failure
-from harness.suite import Measurement, Suite
+from harness.suite import Suite
 
 
 def load(test: Sequence[Example], options: EvalConfig) -> Sequence[Example]:

@@ -11,11 +11,12 @@ from harness.errors import TemplateError
 from harness.models.generate import Completion, RowLoss, generate, row_losses
 from harness.models.load import LoadedModel
 from harness.records import Estimate, Example, ExtractionItem, Generation, Message, ProbeSplit, Score, SuiteResult
+from harness.scoring.measurement import Measurement
 from harness.scoring.structure import adherence_failure, has_thinking, tool_calls_in, without_calls
 from harness.scoring.text import without_thinking
 from harness.stats import estimate
 from harness.store import CellFolder, write_lines
-from harness.suite import Measurement, Suite, suite_digest
+from harness.suite import Suite, suite_digest
 
 logger = logging.getLogger(__name__)
 

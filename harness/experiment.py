@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from harness.cell_checks import CellCheck, cells_by_message
 from harness.config import tracking_uri
 from harness.diagnose.cell import diagnose_cell
 from harness.errors import ConfigError
@@ -14,7 +15,7 @@ from harness.launch import local
 from harness.plan import Plan, check_plan, check_tests, is_done
 from harness.rank import rank
 from harness.ranking import Exclusion, Ranking
-from harness.records import CellCheck, CellResult, Finding, cells_by_message
+from harness.records import CellResult, Finding
 from harness.report.write import write_reports
 from harness.store import (
     CellFolder,

@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.cell_checks import CellCheck
 from harness.config import RunConfig
 from harness.data.files import FILE_SUFFIXES
 from harness.data.report import DataReport
 from harness.gates import shown
 from harness.grid import CellSpec
-from harness.records import CellCheck, CellResult, Finding
+from harness.records import CellResult, Finding
 from harness.store import CellFolder, read_record
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

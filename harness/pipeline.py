@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from harness.cell_checks import CellCheck
 from harness.config import EvalConfig, local_rank, process_rank
 from harness.data.splits import Splits, load_splits
 from harness.evaluate import AskedModel, evaluate, extract
@@ -16,7 +17,7 @@ from harness.models.load import LoadedModel, load_base, load_checkpoint
 from harness.models.prepared import prepare
 from harness.models.verify import NUM_ROWS as VERIFIED_ROWS
 from harness.models.verify import verify_saved
-from harness.records import CellCheck, CellResult, Example, Generation, Probe, SuiteResult, TrainResult
+from harness.records import CellResult, Example, Generation, Probe, SuiteResult, TrainResult
 from harness.store import CellFolder, once, read_lines, read_record, write_lines, write_record, write_text
 from harness.suite import Suite, load_suite, suite_digest, suite_examples
 from harness.tracking.base import NullTracker, Tracker

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness import preflight
+from harness.cell_checks import CellCheck
 from harness.config import DataConfig, ExperimentConfig, RankingConfig, RunConfig, TemplateConfig
 from harness.data.splits import data_fingerprint, load_splits
 from harness.errors import ConfigError
@@ -15,7 +16,7 @@ from harness.grid import Cell, expand, plan, reference_cell
 from harness.library_fields import did_you_mean
 from harness.models.load import model_fingerprint
 from harness.models.templates import template_key
-from harness.records import CellCheck, CellResult, Example
+from harness.records import CellResult, Example
 from harness.resources import digest
 from harness.store import ExperimentFolder, experiment_folder, read_record
 from harness.suite import load_suite, suite_digest, suite_examples

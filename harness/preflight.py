@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from harness.cell_checks import CellCheck, CheckProblem
 from harness.config import RunConfig
 from harness.data.formats import Conversation
 from harness.data.prepare import PreparedSplit
@@ -18,7 +19,6 @@ from harness.models.load import LoadedTokenizer, load_config, load_tokenizer, mo
 from harness.models.prepared import prepare
 from harness.models.template_check import check_template
 from harness.models.templates import MaskVerdict, template_key, template_text, verify_mask
-from harness.records import CellCheck, CheckProblem
 from harness.resources import digest
 from harness.store import ExperimentFolder, once
 

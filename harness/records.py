@@ -11,7 +11,8 @@ Severity = Literal["info", "warning", "error"]
 Outcome = Literal["fired", "clear", "insufficient", "not_applicable"]
 SplitName = Literal["train", "validation", "test"]
 ProbeSplit = Literal["validation", "train_probe"]
-StopReason = Literal["end_of_turn", "end_of_text", "length", "prompt_too_long"]
+StopReason = Literal["end_of_turn", "end_of_text", "length", "prompt_too_long", "unknown"]
+"""unknown: imported predictions that don't say how they ended."""
 
 
 class Record(BaseModel):
@@ -87,6 +88,8 @@ class Expectation(Record):
     """Whether the answer may say something beside its calls."""
     is_free: bool = False
     """The reference itself has another form than these checks know, so that only its end and its control tokens count."""
+    prefill: str = ""
+    """Beginning of the answer that the prompt already holds (`continue_final_message`): it is neither repeated nor opened anew."""
 
 
 class Example(Record):
@@ -105,6 +108,10 @@ class Example(Record):
     cluster: str = ""
     """Examples of one cluster are not independent of each other; empty means a cluster of its own."""
     expect: Expectation = Expectation()
+    choices: tuple[str, ...] = ()
+    """Answers to choose from by log-probability; the reference is one of them."""
+    tests: str = ""
+    """Python that fails where the generated code is wrong: assertions, run after it."""
 
 
 class Generation(Record):
@@ -118,6 +125,10 @@ class Generation(Record):
     stop_reason: StopReason
     prompt_tokens: int
     completion_tokens: int
+    seconds: float | None = None
+    """Of the batch that it was generated in, divided by the batch's size; None where it was not timed."""
+    sample: int = 0
+    """Which of several samples of the same prompt."""
 
 
 class Score(Record):
@@ -149,6 +160,7 @@ class SuiteResult(Record):
     digest: str
     """Of the suite's name, version, options and examples."""
     metrics: dict[str, Estimate]
+    """Mean of every scorer, and of it in every slice as `metric.slice`."""
     scores: tuple[Score, ...]
     clusters: dict[str, str]
     """Example id -> cluster."""
@@ -189,6 +201,18 @@ class ExtractionItem(Record):
     is_verbatim: bool
 
 
+class Contamination(Record):
+    """Which examples of a suite occur in the training rows of a cell."""
+
+    num_examples: int
+    exact: tuple[str, ...] = ()
+    """Ids of examples whose prompt, or prompt with answer, is a training row's, word for word."""
+    near: tuple[str, ...] = ()
+    """Ids of examples with a near-duplicate (MinHash Jaccard >= 0.8) among the training rows."""
+    shared: tuple[str, ...] = ()
+    """Ids of examples whose answer shares 13 consecutive words with a training answer."""
+
+
 class Dropped(Record):
     """One row that a split lost, and why."""
 
@@ -199,46 +223,6 @@ class Dropped(Record):
     reason: str
     """One word, such as `overlap`, `empty_answer`, `filter`, `truncated_answer` or `template_rejected`."""
     message: str
-
-
-class CheckProblem(Record):
-    """One thing that preflight found wrong with a cell."""
-
-    severity: Literal["warning", "error"]
-    message: str
-
-
-class CellCheck(Record):
-    """What preflight found out about a cell; fields are None where it couldn't get that far."""
-
-    cell: str
-    name: str
-    problems: tuple[CheckProblem, ...] = ()
-    rows: int | None = None
-    """Training rows that can be learned from."""
-    supervised_tokens: int | None = None
-    steps: int | None = None
-    """Optimizer steps on one device, packing aside."""
-    num_trainable_parameters: int | None = None
-    memory_gib: float | None = None
-    """Estimated, on one device."""
-    seconds: float | None = None
-    """Estimated time of training, where a probe was timed."""
-    data_report: str = ""
-    """File of the report on its rows."""
-
-    def messages(self, severity: Literal["warning", "error"]) -> tuple[str, ...]:
-        """The problems of one severity."""
-        return tuple(problem.message for problem in self.problems if problem.severity == severity)
-
-
-def cells_by_message(checks: Iterable[CellCheck], severity: Literal["warning", "error"]) -> dict[str, list[str]]:
-    """Every message of a severity once, with the names of the cells that have it."""
-    cells: dict[str, list[str]] = {}
-    for check in checks:
-        for message in check.messages(severity):
-            cells.setdefault(message, []).append(check.name)
-    return cells
 
 
 class SplitSummary(Record):
@@ -289,6 +273,8 @@ class TrainResult(Record):
     """What must be the same in two cells that are compared: rows, tokens, batch, attention, precision, versions."""
     stopped_early: bool = False
     """Whether early stopping ended it before the planned steps."""
+    stopped_on: str = ""
+    """The sentence of the check that ended it before the planned steps, as `stop_on` asks; else empty."""
 
     @property
     def evaluated_checkpoint(self) -> str:

@@ -8,26 +8,11 @@ from typing import Literal
 
 from harness.config import EvalConfig
 from harness.errors import EvalError
-from harness.records import Example, Generation, Score
+from harness.records import Example
 from harness.resources import bundled, digest
+from harness.scoring.measurement import Scorer
 
 Ask = Literal["chat", "text"]
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One example with all that a scorer may look at."""
-
-    example: Example
-    generation: Generation
-    nll: float | None
-    """Nats per token of the reference after the prompt; None where the suite doesn't ask for it."""
-    reference_bytes: int
-    reference_tokens: int
-    special_tokens: tuple[str, ...]
-
-
-Scorer = Callable[[Measurement], Score | None]
 
 
 @dataclass(frozen=True, slots=True)

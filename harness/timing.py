@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from harness.cell_checks import CellCheck
 from harness.plan import Plan
-from harness.records import CellCheck
 from harness.resources import digest
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import click
 
+from harness.cell_checks import CellCheck
 from harness.cli.options import experiment_argument, json_option
 from harness.cli.tables import plan_table
 from harness.plan import Plan, check_plan, plan_experiment
-from harness.records import CellCheck
 from harness.timing import timed_checks
 
 

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.cell_checks import CellCheck
 from harness.comparability import sentence
 from harness.experiment import problem_lines
 from harness.gates import shown
 from harness.plan import Plan
 from harness.ranking import Ranking
-from harness.records import CellCheck, Estimate, Finding, Generation, warning_names
+from harness.records import Estimate, Finding, Generation, warning_names
 from harness.store import read_lines
 from harness.targets import FoundCell
 

@@ -10,8 +10,11 @@ from typing import NamedTuple
 from harness.errors import DataError
 from harness.records import (
     CellResult,
+    Contamination,
+    Example,
     ExtractionItem,
     Finding,
+    Generation,
     NonFinite,
     Outcome,
     Probe,
@@ -35,12 +38,48 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Sibling:
+    """Another cell of the same experiment that differs in nothing but its learning rate."""
+
+    name: str
+    learning_rate: float
+    validation: Probe | None
+    """Its last one; None where it recorded none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything known of one run; what was not recorded is empty."""
 
     loss: Sequence[Point]
     grad_norm: Sequence[Point]
     eval_loss: Sequence[Point]
+    learning_rate: Sequence[Point] = ()
+    """As scheduled, step by step."""
+    epochs: Sequence[Point] = ()
+    """The epoch (a float) at every logged step."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings that were in force, such as `training.learning_rate`; advice quotes them."""
+    name: str = ""
+    """Of the cell, as advice about its siblings calls it."""
+    planned_steps: int | None = None
+    is_finished: bool | None = None
+    """Whether training came to its end; None where nobody knows."""
+    idle_seconds: float | None = None
+    """Since the last log of a run that isn't finished; None where nobody knows."""
+    siblings: Sequence[Sibling] = ()
+    generations: Mapping[str, Sequence[Generation]] = field(default_factory=dict)
+    """Suite -> this model's completions."""
+    base_generations: Mapping[str, Sequence[Generation]] = field(default_factory=dict)
+    """Suite -> those of the untouched base."""
+    examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    """Suite -> what was asked."""
+    trained_answers: Sequence[str] = ()
+    """Answers of the training rows (a sample of many)."""
+    contamination: Mapping[str, Contamination] = field(default_factory=dict)
+    """Suite -> which of its examples occur in the training rows."""
+    stopped_on: str = ""
+    """Why training was ended before its time, where a check ended it."""
     validation: Sequence[Probe] = ()
     train_probe: Sequence[Probe] = ()
     splits: Mapping[str, SplitSummary] = field(default_factory=dict)

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.cell_checks import CellCheck, cells_by_message
 from harness.comparability import sentence
 from harness.config import ExperimentConfig
 from harness.data.report import DataReport
 from harness.gates import per_example, shown
 from harness.ranking import Ranking
-from harness.records import CellCheck, CellResult, Finding, Generation, TracePoint, cells_by_message
+from harness.records import CellResult, Finding, Generation, TracePoint
 from harness.store import CellFolder, ExperimentFolder, read_lines, read_record
 
 MAX_SHOWN_EXAMPLES = 12

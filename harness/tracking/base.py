@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from harness.records import CellCheck, CellResult, Generation, SplitSummary, SuiteResult, TrainResult
+from harness.cell_checks import CellCheck
+from harness.records import CellResult, Generation, SplitSummary, SuiteResult, TrainResult
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from harness.cell_checks import CellCheck
 from harness.grid import CellSpec
-from harness.records import CellCheck, CellResult, Generation, SplitSummary, SuiteResult, TrainResult
+from harness.records import CellResult, Generation, SplitSummary, SuiteResult, TrainResult
 from harness.store import CellFolder, write_text
 from harness.tracking.base import RunStatus
 from harness.tracking.connection import client, current_uri, deliver, run_exists, source_tags
