@@ -7,14 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from harness.config import FilterConfig
+from harness.languages import FENCED, JSON_START, language
 
-if TYPE_CHECKING:
-    from py3langid.langid import LanguageIdentifier
-
-FENCED = re.compile(r"^[ \t]*(```+|~~~+).*?(?:^[ \t]*\1|\Z)", re.DOTALL | re.MULTILINE)
 FENCE_LINE = re.compile(r"^[ \t]*```(?!.*```)", re.MULTILINE)
 INLINE_CODE = re.compile(r"`[^`\n]+`")
 # Lengths are bounded here and below, so that no text makes a pattern try everything with everything.
@@ -49,7 +46,6 @@ LIST_OR_TABLE = re.compile(r"\s*(?:[-*•+>|#]|\(?\w{1,3}[.)])\s*")
 NOT_PROSE = re.compile(r"[/\\@_=<>{}#]|\w[.:]\w")
 QUOTED_AUTHOR = re.compile(r"(?:^|[\s\"”*_])[-–—―~]\s*[A-Z][\w.'’-]*,?(?:\s+[A-Z][\w.'’-]*,?){0,5}$")
 CUT_WORDS = frozenset(["the", "a", "an", "and", "or", "of", "its", "their", "because", "which", "than"])
-JSON_START = re.compile(r"\{\s*\"|\[\s*[\[{\"]")
 JSON_STRING = re.compile(r'"(?:\\.|[^"\\])*"?', re.DOTALL)
 
 OPENER = re.compile(
@@ -78,10 +74,6 @@ CITATION = re.compile(
     r"|\b[A-Z][\w'’-]{1,40} et al\.? \((?:19|20)\d\d[a-z]?\)"
     r"|【\d+[†:][^】\n]*】|citation needed"
 )
-
-MIN_LETTERS = 20
-MIN_CONFIDENCE = 0.2
-UNDETERMINED = "und"
 
 
 class RowScores(NamedTuple):
@@ -161,37 +153,10 @@ def _is_cut_json(text: str) -> bool:
     return False
 
 
-def language(text: str) -> str:
-    """ISO 639-1 code of the text's language, outside of code blocks.
-
-    `und`: fewer than 20 letters (a Chinese or Japanese character counts as three), code, JSON, or no language is likely.
-    """
-    prose = FENCED.sub(" ", text)
-    if JSON_START.match(prose.lstrip()) or _num_letters(prose) < MIN_LETTERS:
-        return UNDETERMINED
-    code, _ = _identifier().classify(prose)
-    return str(code) if len(code) == 2 else UNDETERMINED
-
-
 def language_mix(texts: Sequence[str], *, limit: int = 2000, seed: int = 0) -> dict[str, float]:
     """Share of each language in a sample of at most `limit` texts, the largest first."""
     sample = random.Random(seed).sample(list(texts), limit) if len(texts) > limit else texts
     return {code: number / len(sample) for code, number in Counter(map(language, sample)).most_common()}
-
-
-def _num_letters(text: str) -> int:
-    return sum(3 if letter >= "\u2e80" else 1 for letter in text if letter.isalpha())
-
-
-@lru_cache(maxsize=1)
-def _identifier() -> "LanguageIdentifier":
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=MIN_CONFIDENCE)
-    # Without the languages that have no two letters: most are creoles and dialects that short English is taken for.
-    # zxx is the model's class for code, numbers and markup.
-    identifier.set_languages([code for code in identifier.labels if len(code) == 2 or code == "zxx"])
-    return identifier
 
 
 def row_scores(instruction: str, answer: str) -> RowScores:
