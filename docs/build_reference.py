@@ -1,5 +1,6 @@
 """Writes docs/reference.md from the commands and the config: `python docs/build_reference.py`."""
 
+import inspect
 from pathlib import Path
 
 import click
@@ -9,7 +10,9 @@ from harness import config
 from harness.cli.main import HIDDEN, main
 from harness.diagnose.cell import CHECKS
 from harness.resources import bundled
-from harness.suite import load_suite
+from harness.scoring.table import SAMPLE_SCORERS, SCORERS
+from harness.style_rules import StyleRules
+from harness.suite import Suite, load_suite
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("top level", config.ExperimentConfig),
@@ -18,6 +21,8 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("data", config.DataConfig),
     ("data.train, data.validation, data.test, evals[].data", config.SourceConfig),
     ("evals[]", config.EvalConfig),
+    ("evals[].style", StyleRules),
+    ("references[]", config.ReferenceConfig),
     ("ranking", config.RankingConfig),
     ("launch", config.LaunchConfig),
     ("tracking", config.TrackingConfig),
@@ -59,16 +64,22 @@ def _shown(value: object) -> str:
     if isinstance(value, BaseModel):
         return "see below"
     if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-        return "`[" + ", ".join(str(getattr(item, "suite", item)) for item in value) + "]`"
+        return "`[" + ", ".join(str(getattr(item, "suite", getattr(item, "name", item))) for item in value) + "]`"
     return "" if value in (None, "", {}, ()) else f"`{list(value) if isinstance(value, tuple) else value}`"
+
+
+def _metrics(suite: Suite) -> tuple[str, ...]:
+    return (*suite.scorers, *suite.sample_scorers, *suite.group_scorers)
 
 
 def reference() -> str:
     """The whole page."""
     suites = [load_suite(path.stem, bundled("evals")) for path in sorted(bundled("evals").glob("*.py"))]
     suite_lines = [
-        f"| `{s.name}` | {s.description} | {', '.join(f'`{s.name}.{m}`' for m in s.scorers)} |" for s in suites
+        f"| `{s.name}` | {s.description} | {', '.join(f'`{s.name}.{m}`' for m in _metrics(s))} |" for s in suites
     ]
+    scorers = {**SCORERS, **SAMPLE_SCORERS}
+    scorer_lines = [f"| `{name}` | {inspect.getdoc(scorer).splitlines()[0]} |" for name, scorer in scorers.items()]
     checks = ", ".join(f"`{name}`" for name in CHECKS)
     return "\n".join(
         [
@@ -87,6 +98,14 @@ def reference() -> str:
             "| suite | asks | metrics |",
             "|---|---|---|",
             *suite_lines,
+            "",
+            "## Scorers",
+            "",
+            "For `scorers:` of any suite, and for `harness score --scorers`.",
+            "",
+            "| scorer | gives |",
+            "|---|---|",
+            *scorer_lines,
             "",
             "## Checks",
             "",

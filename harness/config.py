@@ -6,12 +6,19 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from harness.library_fields import FieldSet, lora_config_fields, quantization_fields, sft_config_fields
+from harness.records import ReferenceKind
+from harness.style_rules import StyleRules
 
 TRL_MAX_LENGTH = 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+CurveCheck = Literal[
+    "non_finite", "diverged", "loss_spike", "gradient_explosion", "underfitting", "overfitting", "slow_validation"
+]  # fmt: skip
+"""Checks that curves alone decide, so that they can run while a cell trains."""
+StopOn = Annotated[tuple[CurveCheck, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class Section(BaseModel):
@@ -132,14 +139,124 @@ class EvalConfig(Section):
 
     suite: str
     """Name of a file in `evals/`, of the working folder or of the package, without its ending."""
+    name: str = ""
+    """What its results are called; by default the suite's name. Give one to ask a suite twice, of other data say."""
     data: SourceConfig | None = None
     """Other examples than the experiment's test split."""
+    scorers: tuple[str, ...] | None = None
+    """Which of the suite's scorers, and of the harness's own, are used; by default the suite's."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Ask so many examples only, the first ones."""
+    slices: tuple[str, ...] | None = None
+    """Of template_adherence: which kinds of prompts are made from the test rows and asked beside them; `[]`: none."""
+    style: StyleRules | None = None
+    """Of consistency: what every answer must look like."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 256
     """Longest generation; one that reaches it never ended its turn."""
+    num_samples: Annotated[int, Field(gt=0, le=256)] = 1
+    """Completions of every prompt; scores are averaged over them inside the example."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0: greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus of the sampling distribution."""
+    sampling_seed: int = 0
+    """Of the samples."""
+    allow_code_execution: bool = False
+    """Runs the Python that models write, in a limited process of this machine (`code_passes`, `pass_at_k`)."""
+    lm_eval: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness, instead of a suite: `{lm_eval: [ifeval, gsm8k], limit: 100}`."""
+    include_path: str | None = None
+    """Folder of your own lm-evaluation-harness tasks."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Examples in the prompt of lm-evaluation-harness; by default the task's own number."""
 
     _sources = field_validator("data", mode="before")(_as_source)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lm_eval_is_a_suite(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "lm_eval" in value and "suite" not in value:
+            tasks = value["lm_eval"]
+            return {**value, "suite": "lm_eval", "lm_eval": [tasks] if isinstance(tasks, str) else tasks}
+        return value
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> "EvalConfig":
+        if self.num_samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"num_samples {self.num_samples} needs a temperature above 0: greedy samples are all the same"
+            )
+        if (self.suite == "lm_eval") != bool(self.lm_eval):
+            raise ValueError("lm_eval needs a list of its tasks, such as `{lm_eval: [ifeval]}`")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What its results are called."""
+        return self.name or self.suite
+
+
+class ReferenceConfig(Section):
+    """A row beside the cells that was not trained here."""
+
+    name: str
+    """How tables call it; `base` is the untouched base model, zero-shot."""
+    few_shot: Annotated[int, Field(gt=0)] | None = None
+    """The base with so many training rows in its prompt: would prompting have been enough?"""
+    model: str | None = None
+    """Another model, such as the base's instruct version, through its own chat template; with `url`, what the server calls it."""
+    revision: str | None = None
+    """Of that model on the Hub."""
+    url: str | None = None
+    """An OpenAI-compatible server, such as `http://localhost:8000/v1`."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the server's key; none is needed where it isn't set."""
+    concurrency: Annotated[int, Field(gt=0)] = 8
+    """Requests at a time."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """Of one request."""
+    max_retries: Annotated[int, Field(ge=0)] = 5
+    """Of one request, with growing pauses."""
+    predictions: str | None = None
+    """File of another system's answers to the held-out rows: lines of `{"id", "prediction"}`."""
+    suite: str = "held_out"
+    """Which suite the predictions answer."""
+
+    @property
+    def kind(self) -> ReferenceKind:
+        """What it is."""
+        if self.predictions is not None:
+            return "predictions"
+        if self.url is not None:
+            return "endpoint"
+        if self.few_shot is not None:
+            return "few_shot"
+        return "model" if self.model is not None else "base"
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "ReferenceConfig":
+        if not NAME.fullmatch(self.name):
+            raise ValueError(
+                f"the name {self.name!r} can't be used; use letters, digits, '.', '_' and '-' only, 100 at most"
+            )
+        kinds = [key for key in ("few_shot", "url", "predictions") if getattr(self, key) is not None]
+        if len(kinds) > 1 or (self.model is not None and kinds not in ([], ["url"])):
+            raise ValueError(
+                f"the reference {self.name} is several things at once; give one of few_shot, model, url and predictions"
+            )
+        if self.url is not None and self.model is None:
+            raise ValueError(f"the reference {self.name} needs model: what the server calls it")
+        if not kinds and self.model is None and self.name != "base":
+            raise ValueError(f"the reference {self.name} needs one of few_shot, model, url and predictions")
+        return self
+
+
+def _as_references(value: object) -> object:
+    """`base` and `few_shot` by name alone."""
+    short: dict[str, Any] = {"base": {"name": "base"}, "few_shot": {"name": "few_shot", "few_shot": 4}}
+    if not isinstance(value, list | tuple):
+        return value
+    return [short.get(item, {"name": item}) if isinstance(item, str) else item for item in value]
 
 
 class RankingConfig(Section):
@@ -195,8 +312,8 @@ class RunConfig(Section):
     """Fields of PEFT's LoraConfig; absent: full fine-tune."""
     quantization: dict[str, Any] | None = None
     """Fields of transformers' BitsAndBytesConfig."""
-    stop_on_non_finite: bool = True
-    """End a cell as failed at the first training loss that is NaN or infinite; false: train on regardless."""
+    stop_on: StopOn = ("non_finite", "diverged")
+    """Checks of the curves that end a training early: `non_finite` as failed, the others as finished before its time; []: none."""
     early_stopping_patience: Annotated[int, Field(gt=0)] | None = None
     """Stop once the validation loss hasn't improved in so many evaluations; use it with `training.load_best_model_at_end`."""
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
@@ -269,8 +386,8 @@ class ExperimentConfig(Section):
     training: dict[str, Any] = {}
     adapter: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
-    stop_on_non_finite: bool = True
-    """End a cell as failed at the first training loss that is NaN or infinite; false: train on regardless."""
+    stop_on: StopOn = ("non_finite", "diverged")
+    """Checks of the curves that end a training early: `non_finite` as failed, the others as finished before its time; []: none."""
     early_stopping_patience: Annotated[int, Field(gt=0)] | None = None
     """Stop once the validation loss hasn't improved in so many evaluations; use it with `training.load_best_model_at_end`."""
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
@@ -282,8 +399,8 @@ class ExperimentConfig(Section):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """Every cell is trained once with each."""
     evals: tuple[EvalConfig, ...] = (EvalConfig(suite="template_adherence"), EvalConfig(suite="held_out"))
-    references: tuple[Literal["base"], ...] = ("base",)
-    """base: the untouched base model, zero-shot."""
+    references: tuple[ReferenceConfig, ...] = (ReferenceConfig(name="base"),)
+    """Rows beside the cells: `base` (the untouched base model, zero-shot), `few_shot`, or what the section's fields describe."""
     ranking: RankingConfig = RankingConfig()
     launch: LaunchConfig = LaunchConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -305,12 +422,22 @@ class ExperimentConfig(Section):
     @field_validator("evals")
     @classmethod
     def _unique_suites(cls, value: tuple[EvalConfig, ...]) -> tuple[EvalConfig, ...]:
-        names = [item.suite for item in value]
-        if len(set(names)) < len(names):
-            raise ValueError("the same suite is listed twice; each suite can be asked once")
-        for name in names:
-            if not NAME.fullmatch(name):
+        labels = [item.label for item in value]
+        if twice := next((label for label in labels if labels.count(label) > 1), None):
+            raise ValueError(f"{twice} is listed twice; give each a `name` of its own")
+        for name in (*labels, *(item.suite for item in value)):
+            if not NAME.fullmatch(name) or "." in name:
                 raise ValueError(f"{name!r} can't be a suite; name a file of evals/ without its ending")
+        return value
+
+    _references = field_validator("references", mode="before")(_as_references)
+
+    @field_validator("references")
+    @classmethod
+    def _unique_references(cls, value: tuple[ReferenceConfig, ...]) -> tuple[ReferenceConfig, ...]:
+        names = [item.name for item in value]
+        if len(set(names)) < len(names):
+            raise ValueError("two references have the same name; give each its own")
         return value
 
     @field_validator("grid")
@@ -336,6 +463,11 @@ class ExperimentConfig(Section):
 def tracking_uri(config: TrackingConfig) -> str | None:
     """Where runs are logged; None is MLflow's own default."""
     return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def api_key(config: ReferenceConfig) -> str | None:
+    """The key of a server, from the environment; None where the variable isn't set."""
+    return os.environ.get(config.api_key_env, "").strip() or None
 
 
 def process_rank() -> int:

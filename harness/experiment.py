@@ -9,13 +9,14 @@ from typing import Literal, NamedTuple
 from harness.cell_checks import CellCheck, cells_by_message
 from harness.config import tracking_uri
 from harness.diagnose.cell import diagnose_cell
+from harness.diagnose.siblings import siblings
 from harness.errors import ConfigError
 from harness.grid import Cell, CellSpec
 from harness.launch import local
 from harness.plan import Plan, check_plan, check_tests, is_done
 from harness.rank import rank
 from harness.ranking import Exclusion, Ranking
-from harness.records import CellResult, Finding
+from harness.records import CellResult, Finding, untouched_bases
 from harness.report.write import write_reports
 from harness.store import (
     CellFolder,
@@ -103,6 +104,9 @@ def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -
     public = json.loads(config.model_dump_json())
     if config.tracking.uri:
         public["tracking"]["uri"] = connection.without_password(config.tracking.uri)
+    for reference in public["references"]:
+        if reference["url"]:
+            reference["url"] = connection.without_password(reference["url"])
     write_text(folder.config, json.dumps({"config": public}))
     parent = experiment_run.open_parent_run(folder, experiment_id, config.name, public)
     processes = config.launch.processes_per_cell
@@ -180,13 +184,20 @@ def collect(made: Plan) -> Collected:
         files = [made.folder.cell(cell.id).result for cell in cells]
         return [read_record(path, CellResult) for path in files if path.exists()]
 
-    references = results(made.references)
+    imported = [
+        read_record(path, CellResult) for path in sorted(made.folder.imported("x").path.parent.glob("*/result.json"))
+    ]
+    references = [*results(made.references), *imported]
     cells = results(made.cells)
     if not cells:
         raise ConfigError(f"experiment {made.config.name!r} has no results yet; start it with `harness run`")
-    bases = {reference.base: reference for reference in references if reference.status == "finished"}
+    bases = untouched_bases(references)
+    related = siblings(made.folder, cells)
     findings = {
-        result.cell: diagnose_cell(made.folder.cell(result.cell), result, bases.get(result.base)) for result in cells
+        result.cell: diagnose_cell(
+            made.folder.cell(result.cell), result, bases.get(result.base), related.get(result.cell, ())
+        )
+        for result in cells
     }
     return Collected(cells, references, findings)
 

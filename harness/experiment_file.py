@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness.config import DataConfig, EvalConfig, ExperimentConfig, RunConfig
+from harness.config import DataConfig, EvalConfig, ExperimentConfig, ReferenceConfig, RunConfig
 from harness.errors import ConfigError
 from harness.library_fields import did_you_mean
 from harness.resources import bundled
@@ -58,7 +58,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> ExperimentConf
     for override in overrides:
         _apply_override(content, override)
     resolve_files(
-        {key: content[key] for key in ("evals", "launch") if isinstance(content.get(key), list | dict)}, path.parent
+        {key: content[key] for key in ("evals", "launch", "references") if isinstance(content.get(key), list | dict)},
+        path.parent,
     )
     try:
         return ExperimentConfig.model_validate(content)
@@ -173,7 +174,9 @@ def resolve_files(content: dict[str, Any], folder: Path) -> None:
     within(content.get("launch"), "accelerate_config")
     within(content.get("data"), "train", "validation", "test")
     for suite in content.get("evals") or []:
-        within(suite, "data")
+        within(suite, "data", "include_path")
+    for reference in content.get("references") or []:
+        within(reference, "predictions")
 
 
 def _matches(folder: Path, pattern: str) -> bool:
@@ -213,7 +216,7 @@ def _sentence(location: Location, detail: ErrorDetails, message: str, model: typ
 
 def _fields_at(location: Location, model: type[BaseModel]) -> list[str]:
     """Names of the fields of the section at a location."""
-    sections: dict[str, type[BaseModel]] = {"evals": EvalConfig, "data": DataConfig}
+    sections: dict[str, type[BaseModel]] = {"evals": EvalConfig, "data": DataConfig, "references": ReferenceConfig}
     current: type[BaseModel] = model
     for part in location:
         if isinstance(part, int):

@@ -6,13 +6,16 @@ from typing import Literal, NamedTuple
 
 from harness.errors import ConfigError
 from harness.records import CellResult, Estimate, Finding
-from harness.stats import paired_difference
+from harness.stats import MIN_PAIRS, non_inferiority
 
 Part = Literal["value", "low", "high"]
 THRESHOLD = re.compile(
     r"(?P<metric>[\w.-]+?)(?:\.(?P<part>low|high))?\s*(?P<sign>>=|<=|>|<)\s*(?P<number>-?[\d.]+(?:[eE]-?\d+)?)"
 )
 NOT_WORSE = re.compile(r"(?P<metric>[\w.-]+)\s+not_worse_than\s+base\s+by\s+(?P<margin>[\d.]+)")
+LOWER_IS_BETTER = frozenset({
+    "nll", "bits_per_byte", "perplexity", "word_perplexity", "byte_perplexity", "ter", "wer",
+})  # fmt: skip
 NO_ERRORS = re.compile(r"no error findings")
 SIGNS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": lambda a, b: a >= b,
@@ -66,7 +69,7 @@ def _no_errors(candidate: Candidate) -> str:
 
 
 def _threshold(candidate: Candidate, metric: str, part: Part, sign: str, number: float) -> str:
-    estimate = candidate.result.metrics().get(metric)
+    estimate = (candidate.result.metrics() | candidate.result.slice_metrics()).get(metric)
     if estimate is None:
         return f"{metric} was not measured"
     value = {"value": estimate.value, "low": estimate.low, "high": estimate.high}[part]
@@ -75,14 +78,18 @@ def _threshold(candidate: Candidate, metric: str, part: Part, sign: str, number:
 
 
 def per_example(result: CellResult, metric: str) -> dict[str, float]:
-    """Example id -> score of one `suite.metric`; unscored examples are absent."""
+    """Example id -> score of one `suite.metric` or `suite.metric.slice`; unscored examples are absent."""
     suite_name, _, name = metric.partition(".")
+    suite = next((suite for suite in result.suites if suite.suite == suite_name), None)
+    if suite is None:
+        return {}
+    kind = ""
+    if name in suite.slice_metrics:
+        name, _, kind = name.partition(".")
     return {
         score.example_id: score.value
-        for suite in result.suites
-        if suite.suite == suite_name
         for score in suite.scores
-        if score.metric == name and score.value is not None
+        if score.metric == name and score.value is not None and (not kind or kind in suite.slices[score.example_id])
     }
 
 
@@ -92,23 +99,34 @@ def clusters_of(result: CellResult, metric: str) -> dict[str, str]:
     return next((dict(suite.clusters) for suite in result.suites if suite.suite == suite_name), {})
 
 
+def sign_of(metric: str) -> float:
+    """-1 where less of a `suite.metric` or `suite.metric.slice` is better, else 1."""
+    return -1.0 if LOWER_IS_BETTER.intersection(metric.split(".")[1:]) else 1.0
+
+
 def _not_worse(candidate: Candidate, metric: str, margin: float) -> str:
-    """Non-inferiority: the lower bound of the paired difference to the base is above minus the margin."""
+    """Non-inferiority to the base: surely not worse by the margin, at one-sided 95 %."""
     ours = per_example(candidate.result, metric)
     theirs = per_example(candidate.base, metric) if candidate.base else {}
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
         return f"{metric} can't be compared with the base: it was not measured for both"
-    clusters = clusters_of(candidate.result, metric)
-    difference = paired_difference(
-        [ours[i] for i in shared], [theirs[i] for i in shared], [clusters.get(i, i) for i in shared], resamples=4000
+    if len(shared) < MIN_PAIRS:
+        return f"{metric} can't be compared with the base on {len(shared)} examples; {MIN_PAIRS} are needed"
+    clusters, sign = clusters_of(candidate.result, metric), sign_of(metric)
+    found = non_inferiority(
+        [sign * ours[i] for i in shared],
+        [sign * theirs[i] for i in shared],
+        [clusters.get(i, i) for i in shared],
+        margin,
     )
-    if difference.low > -margin:
+    if found.verdict == "retained":
         return ""
-    verdict = "is worse than" if difference.high < -margin else "may be worse than"
+    verdict = "is worse than" if found.verdict == "forgot" else "may be worse than"
+    low, high = sorted((sign * found.low, sign * found.high))
     return (
-        f"{metric} {verdict} the base by more than {margin:g}: difference {difference.mean:+.3f} "
-        f"[{difference.low:+.3f}, {difference.high:+.3f}]"
+        f"{metric} {verdict} the base by more than {margin:g}: difference {sign * found.difference:+.3f} "
+        f"[{low:+.3f}, {high:+.3f}]"
     )
 
 

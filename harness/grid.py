@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from harness.config import EvalConfig, ExperimentConfig, RunConfig
+from harness.config import EvalConfig, ExperimentConfig, ReferenceConfig, RunConfig
 from harness.errors import ConfigError
 from harness.experiment_file import Location, problems_of, resolve_files, set_dotted
 from harness.records import Record
@@ -26,6 +26,8 @@ class Cell(Record):
     """Dotted field -> value, as swept."""
     seed: int | None
     config: RunConfig
+    reference: ReferenceConfig | None = None
+    """What kind of reference it is; None for a cell."""
 
     @property
     def base(self) -> str:
@@ -180,7 +182,15 @@ def plan(cells: Sequence[Cell]) -> tuple[tuple[str, ...], ...]:
     return tuple((cell.id,) for cell in cells)
 
 
-def reference_cell(name: str, config: RunConfig, fingerprint: str) -> Cell:
-    """A cell that is evaluated but never trained."""
-    group = digest(["reference", name, config.model.model_dump(), fingerprint])
-    return Cell(id=group, name=name, group=group, overrides={}, seed=None, config=config)
+def reference_cell(reference: ReferenceConfig, name: str, config: RunConfig, fingerprint: str) -> Cell:
+    """A cell that is evaluated but never trained.
+
+    Args:
+        reference: what it is.
+        name: how tables call it.
+        config: its model, template and data.
+        fingerprint: digest of these, and of the file of its predictions.
+    """
+    asked = reference.model_dump(exclude={"concurrency", "timeout_seconds", "max_retries", "api_key_env"})
+    group = digest(["reference", asked, name, config.model.model_dump(), fingerprint])
+    return Cell(id=group, name=name, group=group, overrides={}, seed=None, config=config, reference=reference)

@@ -7,19 +7,25 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from harness.asked import AskedSuite, asked_suites
+from harness.benchmarks_suite import lm_eval_result
 from harness.cell_checks import CellCheck
-from harness.config import EvalConfig, local_rank, process_rank
+from harness.config import local_rank, process_rank
+from harness.data.contamination import contamination, sample_answers
 from harness.data.splits import Splits, load_splits
-from harness.evaluate import AskedModel, evaluate, extract
+from harness.evaluate import evaluate
 from harness.grid import CellSpec
+from harness.models.extraction import extract
 from harness.models.ifd import shared_ifd_scores
-from harness.models.load import LoadedModel, load_base, load_checkpoint
+from harness.models.load import LoadedModel
+from harness.models.local import LocalModel
 from harness.models.prepared import prepare
+from harness.models.respondent import Respondent
 from harness.models.verify import NUM_ROWS as VERIFIED_ROWS
 from harness.models.verify import verify_saved
-from harness.records import CellResult, Example, Generation, Probe, SuiteResult, TrainResult
-from harness.store import CellFolder, once, read_lines, read_record, write_lines, write_record, write_text
-from harness.suite import Suite, load_suite, suite_digest, suite_examples
+from harness.records import CellResult, Contamination, Generation, Probe, SuiteResult, TrainedAnswers, TrainResult
+from harness.respondents import respondent_of
+from harness.store import CellFolder, once, overlap_key, read_lines, read_record, write_lines, write_record, write_text
 from harness.tracking.base import NullTracker, Tracker
 from harness.tracking.connection import experiment_id_of
 from harness.tracking.mlflow_tracker import MlflowTracker
@@ -124,6 +130,7 @@ def _identity(spec: CellSpec) -> dict[str, object]:
         "seed": cell.seed,
         "base": cell.base,
         "overrides": cell.overrides,
+        "reference": cell.reference.kind if cell.reference else None,
     }
 
 
@@ -138,49 +145,44 @@ def _failed(spec: CellSpec, run_id: str, stage: str, error: BaseException) -> Ce
 def _evaluate_all(
     spec: CellSpec, folder: CellFolder, tracker: Tracker, splits: Splits, trained: TrainResult | None
 ) -> tuple[SuiteResult, ...]:
-    """Runs the suites that have no record yet; the model is loaded only if there are any."""
-    test = [row.example() for row in splits.test]
-    asked = _LazyModel(spec, folder, splits, trained)
+    """Runs the suites that have no record yet; a model is loaded only if there are any."""
+    respondent = respondent_of(spec.cell, folder, splits, trained)
     if trained is not None and not folder.extraction.exists():
-        _probe_memory(spec, folder, splits, asked.get().loaded, trained)
+        assert isinstance(respondent, LocalModel), "a trained cell is asked in this process"
+        _probe_memory(spec, folder, splits, respondent.loaded, trained)
     results = []
-    for options in spec.evals:
-        suite = load_suite(options.suite)
-        examples = suite_examples(suite, options, test)
-        path = folder.suite_result(suite.name, suite_digest(suite, options, examples))
+    for asked in asked_suites(spec.cell, spec.evals, [row.example() for row in splits.test]):
+        label = asked.options.label
+        path = folder.suite_result(label, asked.digest)
         is_new = not path.exists()
-        result = once(path, SuiteResult, partial(_evaluate_one, suite, options, examples, asked, folder))
+        result = once(path, SuiteResult, partial(_evaluate_one, asked, respondent, folder))
         if is_new:
-            tracker.log_suite(result, list(read_lines(folder.generations(suite.name), Generation)))
+            tracker.log_suite(result, list(read_lines(folder.generations(label), Generation)))
+        if trained is not None and asked.suite is not None:
+            _note_overlap(asked, folder, splits, trained.splits["train"].digest)
         results.append(result)
     return tuple(results)
 
 
-def _evaluate_one(
-    suite: Suite, options: EvalConfig, examples: Sequence[Example], asked: "_LazyModel", folder: CellFolder
-) -> SuiteResult:
-    return evaluate(suite, options, examples, asked.get(), folder)
+def _evaluate_one(asked: AskedSuite, respondent: Respondent, folder: CellFolder) -> SuiteResult:
+    if asked.suite is None:
+        assert isinstance(respondent, LocalModel), "benchmarks are asked in this process"
+        return lm_eval_result(respondent.loaded, asked.options, folder)
+    return evaluate(asked.suite, asked.options, asked.examples, respondent, folder)
 
 
-class _LazyModel:
-    """The model as it was saved, loaded once and only if it is asked: what is evaluated is what a user would load."""
-
-    def __init__(self, spec: CellSpec, folder: CellFolder, splits: Splits, trained: TrainResult | None) -> None:
-        self._spec, self._folder, self._trained = spec, folder, trained
-        self._plain = splits.is_plain
-        self._asked: AskedModel | None = None
-
-    def get(self) -> AskedModel:
-        """The model, ready to be asked."""
-        if self._asked is None:
-            config = self._spec.cell.config
-            if self._trained is None:
-                loaded = load_base(config, plain_rows=self._plain)
-            else:
-                checkpoint = self._trained.evaluated_checkpoint
-                loaded = load_checkpoint(config, self._folder.path / checkpoint, plain_rows=self._plain)
-            self._asked = AskedModel(loaded)
-        return self._asked
+def _note_overlap(asked: AskedSuite, folder: CellFolder, splits: Splits, train_digest: str) -> None:
+    """What was asked, and what of it the training rows hold: for the checks, once for all cells that share both."""
+    key = overlap_key(asked.digest, train_digest)
+    questions = folder.asked(asked.options.label, asked.digest)
+    if not questions.exists():
+        write_lines(questions, asked.examples)
+    once(
+        folder.contamination(asked.options.label, key),
+        Contamination,
+        lambda: contamination(asked.examples, splits.train),
+    )
+    once(folder.trained_answers(train_digest), TrainedAnswers, lambda: sample_answers(splits.train))
 
 
 def _probe_memory(

@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness import preflight
+from harness.asked import asked_suites
+from harness.benchmarks_suite import check_lm_eval
 from harness.cell_checks import CellCheck
-from harness.config import DataConfig, ExperimentConfig, RankingConfig, RunConfig, TemplateConfig
+from harness.config import (
+    DataConfig,
+    EvalConfig,
+    ExperimentConfig,
+    ModelConfig,
+    RankingConfig,
+    RunConfig,
+    TemplateConfig,
+)
 from harness.data.splits import data_fingerprint, load_splits
 from harness.errors import ConfigError
 from harness.experiment_file import experiment_lines, find_experiment, line_of, load_experiment, resolve_files
@@ -16,10 +26,11 @@ from harness.grid import Cell, expand, plan, reference_cell
 from harness.library_fields import did_you_mean
 from harness.models.load import model_fingerprint
 from harness.models.templates import template_key
+from harness.predictions import load_predictions
 from harness.records import CellResult, Example
-from harness.resources import digest
+from harness.resources import digest, file_digest
 from harness.store import ExperimentFolder, experiment_folder, read_record
-from harness.suite import load_suite, suite_digest, suite_examples
+from harness.suite import chosen_scorers, load_suite, suite_examples
 
 # What of the training settings preflight looks at.
 CHECKED_TRAINING = (
@@ -64,13 +75,31 @@ def _fingerprint(run: RunConfig) -> str:
 
 
 def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
-    """The untouched base, once for each base model that the cells start from.
+    """A row for every reference; those that ask the base have one for each base model that the cells start from."""
+    bases = _base_runs(config, cells, folder)
+    found = []
+    for reference in config.references:
+        if reference.kind in ("base", "few_shot"):
+            for run in bases:
+                name = reference.name if len(bases) == 1 else f"{reference.name}: {Path(run.model.name).name}"
+                found.append(reference_cell(reference, name, run, _fingerprint(run)))
+            continue
+        run = bases[0]
+        if reference.model is not None and reference.url is None:
+            model = ModelConfig(name=reference.model, revision=reference.revision, dtype=run.model.dtype)
+            own = {"model": model, "template": TemplateConfig(name="model"), "adapter": None, "quantization": None}
+            run = run.model_copy(update=own)
+        content = file_digest(reference.predictions) if reference.predictions else ""
+        found.append(reference_cell(reference, reference.name, run, digest([_fingerprint(run), content])))
+    return tuple(found)
+
+
+def _base_runs(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -> list[RunConfig]:
+    """How each base model that the cells start from is loaded untouched.
 
     It is asked through the experiment's own template, or through its cells' where the file states none, and is loaded in
     the precision of its cells.
     """
-    if not config.references:
-        return ()
     by_base: dict[str, list[Cell]] = {}
     for cell in cells:
         by_base.setdefault(cell.base, []).append(cell)
@@ -83,12 +112,12 @@ def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -
         adapter = first.adapter if all(cell.config.adapter is not None for cell in group) else None
         # A base that fits quantized only must be asked so.
         quantization = first.quantization if all(c.config.quantization == first.quantization for c in group) else None
-        run = first.model_copy(
-            update={"template": template, "training": {}, "adapter": adapter, "quantization": quantization}
+        found.append(
+            first.model_copy(
+                update={"template": template, "training": {}, "adapter": adapter, "quantization": quantization}
+            )
         )
-        name = "base" if len(by_base) == 1 else f"base: {Path(first.model.name).name}"
-        found.append(reference_cell(name, run, _fingerprint(run)))
-    return tuple(found)
+    return found
 
 
 def check_plan(made: Plan, *, deep: bool) -> Mapping[str, CellCheck]:
@@ -100,13 +129,10 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, CellCheck]:
 
     Raises: HarnessError: a suite can't be loaded or asked, or the folder can't be written to.
     """
-    metrics = set()
-    for options in made.config.evals:
-        suite = load_suite(options.suite)
-        metrics |= {f"{suite.name}.{metric}" for metric in suite.scorers}
-        if options.data is not None:
-            suite_examples(suite, options, [])
-    _check_ranking(made.config.ranking, metrics)
+    _check_ranking(made.config.ranking, _metrics(made.config.evals))
+    for reference in made.config.references:
+        if reference.predictions is not None:
+            load_predictions(Path(reference.predictions))
     if deep:
         made.folder.check_writable()
     known: dict[str, CellCheck] = {}
@@ -124,6 +150,24 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, CellCheck]:
     return found
 
 
+def _metrics(evals: Sequence[EvalConfig]) -> set[str]:
+    """`suite.metric` of all that will be measured; those of benchmarks are known only once they have run.
+
+    Raises: HarnessError: a suite or one of its scorers can't be had, or the file that it asks can't be read.
+    """
+    metrics = set()
+    for options in evals:
+        if options.lm_eval:
+            check_lm_eval(options)
+            metrics |= {f"{options.label}.{task}" for task in options.lm_eval}
+            continue
+        suite = load_suite(options.suite)
+        metrics |= {f"{options.label}.{metric}" for metric in chosen_scorers(suite, options).names}
+        if options.data is not None:
+            suite_examples(suite, options, [])
+    return metrics
+
+
 def _steps(cell: Cell, check: CellCheck) -> int | None:
     return cell.config.planned_steps(check.rows) if check.rows is not None else None
 
@@ -134,7 +178,8 @@ def _check_ranking(ranking: RankingConfig, metrics: set[str]) -> None:
         parse_gate(text)
     named = {text: gate_metric(text) for text in ranking.gates} | {"ranking.by": ranking.by}
     for where, metric in named.items():
-        if metric and metric not in metrics:
+        # The metric itself, one of its slices, or one of a benchmark's task.
+        if metric and not any(metric == known or metric.startswith(f"{known}.") for known in metrics):
             raise ConfigError(
                 f"{where}: {metric!r} is measured by no suite of evals{did_you_mean(metric, sorted(metrics))}"
             )
@@ -159,12 +204,8 @@ def is_done(made: Plan, cell: Cell) -> bool:
 
 
 def _suite_digests(made: Plan, cell: Cell) -> set[tuple[str, str]]:
-    test = _test_examples(cell.config.data)
-    found = set()
-    for options in made.config.evals:
-        suite = load_suite(options.suite)
-        found.add((suite.name, suite_digest(suite, options, suite_examples(suite, options, test))))
-    return found
+    asked = asked_suites(cell, made.config.evals, _test_examples(cell.config.data))
+    return {(item.options.label, item.digest) for item in asked}
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ from harness.config import RankingConfig
 from harness.errors import ConfigError
 from harness.gates import Candidate, Gate, clusters_of, parse_gate, per_example
 from harness.ranking import Exclusion, Ranking, RankingRow, ReferenceRow
-from harness.records import CellResult, Estimate, Finding
+from harness.records import CellResult, Estimate, Finding, untouched_bases
 from harness.stats import MIN_PAIRS, estimate, holm, minimum_detectable_difference, paired_difference, rank_intervals
 
 LOWER_IS_BETTER = ("nll", "bits_per_byte")
@@ -60,7 +60,7 @@ def rank(
     Raises: ConfigError: a gate can't be parsed, or no cell has the criterion.
     """
     gates = [parse_gate(text) for text in config.gates]
-    bases = {reference.base: reference for reference in references if reference.status == "finished"}
+    bases = untouched_bases(references)
     eligible: list[CellResult] = []
     excluded: list[Exclusion] = []
     for cell in cells:
@@ -108,7 +108,7 @@ def _reasons(
 
 
 def _check_criterion(criterion: str, cells: Sequence[CellResult]) -> None:
-    known = sorted({name for cell in cells for name in cell.metrics()})
+    known = sorted({name for cell in cells for name in (*cell.metrics(), *cell.slice_metrics())})
     if known and criterion not in known:
         raise ConfigError(f"ranking.by {criterion!r} is no metric of this experiment; choose one of {', '.join(known)}")
 

@@ -10,9 +10,10 @@ NonFinite = Literal["nan", "inf", "-inf"]
 Severity = Literal["info", "warning", "error"]
 Outcome = Literal["fired", "clear", "insufficient", "not_applicable"]
 SplitName = Literal["train", "validation", "test"]
+ReferenceKind = Literal["base", "few_shot", "model", "endpoint", "predictions"]
 ProbeSplit = Literal["validation", "train_probe"]
-StopReason = Literal["end_of_turn", "end_of_text", "length", "prompt_too_long", "unknown"]
-"""unknown: imported predictions that don't say how they ended."""
+StopReason = Literal["end_of_turn", "end_of_text", "length", "prompt_too_long", "not_asked", "unknown"]
+"""not_asked: there is no answer, and nothing is scored; unknown: an answer that doesn't say how it ended."""
 
 
 class Record(BaseModel):
@@ -112,6 +113,8 @@ class Example(Record):
     """Answers to choose from by log-probability; the reference is one of them."""
     tests: str = ""
     """Python that fails where the generated code is wrong: assertions, run after it."""
+    instructions: tuple[dict[str, Any], ...] = ()
+    """Verifiable instructions of the prompt, as IFEval's `{"id": ..., **kwargs}`."""
 
 
 class Generation(Record):
@@ -160,7 +163,8 @@ class SuiteResult(Record):
     digest: str
     """Of the suite's name, version, options and examples."""
     metrics: dict[str, Estimate]
-    """Mean of every scorer, and of it in every slice as `metric.slice`."""
+    slice_metrics: dict[str, Estimate] = {}
+    """The same in every slice, as `metric.slice`."""
     scores: tuple[Score, ...]
     clusters: dict[str, str]
     """Example id -> cluster."""
@@ -177,6 +181,14 @@ class TracePoint(Record):
     seconds: float
     """Since training began."""
     values: dict[str, float | NonFinite]
+
+
+class Batch(Record):
+    """The rows that one optimizer step was taken on."""
+
+    step: int
+    rows: tuple[str, ...]
+    """Their ids."""
 
 
 class Probe(Record):
@@ -211,6 +223,12 @@ class Contamination(Record):
     """Ids of examples with a near-duplicate (MinHash Jaccard >= 0.8) among the training rows."""
     shared: tuple[str, ...] = ()
     """Ids of examples whose answer shares 13 consecutive words with a training answer."""
+
+
+class TrainedAnswers(Record):
+    """A sample of the answers that a cell was trained on."""
+
+    answers: tuple[str, ...]
 
 
 class Dropped(Record):
@@ -345,6 +363,8 @@ class CellResult(Record):
     """None for a reference."""
     base: str = ""
     """Digest of the base model: a cell is compared with the reference that shares it."""
+    reference: ReferenceKind | None = None
+    """None for a cell."""
     overrides: dict[str, Any]
     status: Literal["finished", "failed"]
     stage: str = ""
@@ -358,3 +378,12 @@ class CellResult(Record):
     def metrics(self) -> dict[str, Estimate]:
         """`suite.metric` -> estimate."""
         return {f"{suite.suite}.{name}": value for suite in self.suites for name, value in suite.metrics.items()}
+
+    def slice_metrics(self) -> dict[str, Estimate]:
+        """`suite.metric.slice` -> estimate."""
+        return {f"{suite.suite}.{name}": value for suite in self.suites for name, value in suite.slice_metrics.items()}
+
+
+def untouched_bases(references: Iterable[CellResult]) -> dict[str, CellResult]:
+    """Digest of a base model -> that model untouched and zero-shot, where it was evaluated."""
+    return {r.base: r for r in references if r.reference == "base" and r.status == "finished"}

@@ -24,6 +24,12 @@ def embedded(name: str) -> Path:
     return folder / "base" if name == "base" else folder / f"{name}.jsonl"
 
 
+def file_digest(path: str) -> str:
+    """12 hex digits of a file's content; empty where there is no such file."""
+    file = Path(path)
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:DIGEST_LENGTH] if file.is_file() else ""
+
+
 def digest(value: object) -> str:
     """12 hex digits of the value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

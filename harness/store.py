@@ -12,6 +12,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import StoreError
+from harness.resources import digest
 
 R = TypeVar("R", bound=BaseModel)
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -99,6 +100,11 @@ class CellFolder:
         return self.path / "probes.jsonl"
 
     @property
+    def batches(self) -> Path:
+        """One Batch a line: the rows of steps whose loss stood out."""
+        return self.path / "batches.jsonl"
+
+    @property
     def extraction(self) -> Path:
         """One ExtractionItem a line."""
         return self.path / "extraction.jsonl"
@@ -138,6 +144,22 @@ class CellFolder:
         """Tokenized splits, shared by the cells of an experiment."""
         return self.path.parent.parent / "tokenized"
 
+    def answers(self, key: str) -> Path:
+        """What a model has answered already, one answer a line; another model or template is another file."""
+        return self.path / "answers" / f"{key}.jsonl"
+
+    def asked(self, suite: str, digest: str) -> Path:
+        """One Example a line: what a suite asks, the same for all cells of an experiment."""
+        return self.path.parent.parent / "asked" / f"{suite}-{digest}.jsonl"
+
+    def contamination(self, suite: str, digest: str) -> Path:
+        """Which examples of a suite occur in these training rows."""
+        return self.path.parent.parent / "contamination" / f"{suite}-{digest}.json"
+
+    def trained_answers(self, digest: str) -> Path:
+        """A sample of the answers of these training rows."""
+        return self.path.parent.parent / "trained_answers" / f"{digest}.json"
+
     @property
     def checkpoints(self) -> Path:
         """The trainer's output folder."""
@@ -154,6 +176,11 @@ class CellFolder:
     def once(self, name: str, kind: type[R], make: Callable[[], R]) -> R:
         """The record `name` if its file exists, else what `make` gives, written atomically: the whole of resume."""
         return once(self.path / f"{name}.json", kind, make)
+
+
+def overlap_key(suite_digest: str, train_digest: str) -> str:
+    """Names what a suite's examples and a cell's training rows have in common."""
+    return digest([suite_digest, train_digest])
 
 
 def once(path: Path, kind: type[R], make: Callable[[], R]) -> R:
@@ -194,6 +221,10 @@ class ExperimentFolder:
     def tokenized(self) -> Path:
         """Tokenized splits, shared by the cells."""
         return self.path / "tokenized"
+
+    def imported(self, name: str) -> CellFolder:
+        """The folder of another system's predictions that were scored beside the cells."""
+        return CellFolder(self.path / "imported" / name)
 
     def data_report(self, digest: str) -> Path:
         """What is known of the rows of cells that share them."""

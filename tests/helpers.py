@@ -32,7 +32,7 @@ def cell_result(
     return CellResult(
         cell=f"id-{name}", name=name, group=group or name, seed=seed, overrides={"training.learning_rate": 1e-3}, status=status,
         stage="training" if status == "failed" else "", error="it broke" if status == "failed" else "",
-        mlflow_run_id=f"run-{name}", suites=suites,
+        mlflow_run_id=f"run-{name}", suites=suites, reference="base" if seed is None else None,
     )  # fmt: skip
 
 

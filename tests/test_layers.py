@@ -8,19 +8,23 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "harness"
 LAYERS = {
-    "errors": 0, "records": 0, "resources": 0,
+    "errors": 0, "records": 0, "resources": 0, "style_rules": 0, "languages": 0,
     "library_fields": 0, "config": 1, "experiment_file": 2, "stats": 1, "scoring": 1,
     "grid": 3, "suite": 3, "store": 2, "data": 2, "gates": 2,
     "models": 3, "tracking": 4, "rank": 3, "report": 3, "launch": 3,
-    "train": 5, "evaluate": 4, "diagnose": 4, "preflight": 5,
+    "train": 5, "evaluate": 4, "diagnose": 4, "preflight": 5, "predictions": 4, "benchmarks_suite": 4, "asked": 5, "respondents": 5,
     "pipeline": 6, "plan": 6, "experiment": 7, "targets": 5, "cli": 8, "__main__": 9,
-    "embedded": 9, "hardware": 0, "ranking": 1, "cell_checks": 1, "comparability": 2, "inspection": 7, "timing": 7, "model_card": 6, "export": 7,
+    "embedded": 9, "hardware": 0, "ranking": 1, "cell_checks": 1, "comparability": 2, "inspection": 7, "score": 7, "replay": 7, "timing": 7, "model_card": 6, "export": 7,
 }  # fmt: skip
 HEAVY = {
     "torch": {"models", "train", "pipeline", "embedded"},
     "transformers": {"models", "train", "embedded"},
     "peft": {"models", "train"},
+    "openai": {"models"},
     "trl": {"train"},
+    "lm_eval": {"models", "scoring"},
+    "langdetect": {"scoring"},
+    "nltk": {"scoring"},
     "mlflow": {"tracking"},
     "datasets": {"data", "train"},
     "sklearn": {"diagnose"},

@@ -11,6 +11,7 @@ from harness.data.tokenize import IGNORED, prompt_ids, tokenize, tokenized_answe
 from harness.errors import ModelError, TemplateError
 from harness.models.generate import generate, row_losses
 from harness.models.load import LoadedModel, load_base, load_tokenizer
+from harness.models.respondent import Sampling
 from harness.models.templates import plan_tokens
 from harness.records import Message
 
@@ -112,15 +113,15 @@ def test_model_that_does_not_exist_is_one_sentence() -> None:
 def test_batched_generation_equals_one_at_a_time(base: LoadedModel) -> None:
     texts = ["Question: Where does Ada Jarvis live?\nAnswer:", "3 + 4 =", "Celia Oakes keeps"]
     prompts = [prompt_ids(base.tokenizer, (), text) for text in texts]
-    together = generate(base, prompts, max_new_tokens=8)
-    alone = [generate(base, [prompt], max_new_tokens=8)[0] for prompt in prompts]
-    assert together == alone
+    together = generate(base, prompts, Sampling(8))
+    alone = [generate(base, [prompt], Sampling(8))[0] for prompt in prompts]
+    assert [done[:2] for done in together] == [done[:2] for done in alone]
 
 
 def test_generation_stops_with_its_reason(base: LoadedModel) -> None:
     prompt = prompt_ids(base.tokenizer, (), "3 + 4 =")
-    assert generate(base, [prompt], max_new_tokens=2)[0].stop_reason == "length"
-    assert generate(base, [prompt * 200], max_new_tokens=8)[0].stop_reason == "prompt_too_long"
+    assert generate(base, [prompt], Sampling(2))[0].stop_reason == "length"
+    assert generate(base, [prompt * 200], Sampling(8))[0].stop_reason == "prompt_too_long"
 
 
 def test_the_base_knows_its_world(base: LoadedModel) -> None:
@@ -128,7 +129,7 @@ def test_the_base_knows_its_world(base: LoadedModel) -> None:
 
     rows = list(retention_rows())[::8]
     prompts = [prompt_ids(base.tokenizer, (), row["prompt"]) for row in rows]
-    answers = [base.tokenizer.decode(list(c.token_ids)) for c in generate(base, prompts, max_new_tokens=10)]
+    answers = [base.tokenizer.decode(list(c.token_ids)) for c in generate(base, prompts, Sampling(10))]
     right = [row["answer"].lower() in answer.split("\n")[0].lower() for row, answer in zip(rows, answers, strict=True)]
     assert sum(right) / len(right) > 0.9
 

@@ -12,9 +12,12 @@ from harness.config import EvalConfig, RunConfig
 from harness.data.formats import Conversation
 from harness.data.grammar import LOOKUP_TOOL
 from harness.data.tokenize import prompt_ids, tokenized_answer
-from harness.evaluate import AskedModel, evaluate
+from harness.evaluate import evaluate
+from harness.models.answer_cache import AnswerCache
 from harness.models.generate import Completion
-from harness.models.load import LoadedModel, load_base
+from harness.models.load import LoadedModel, LoadedTokenizer, load_base
+from harness.models.local import LocalModel
+from harness.models.respondent import Sampling
 from harness.models.templates import plan_tokens
 from harness.records import Message, TemplateInputs
 from harness.store import CellFolder
@@ -53,18 +56,20 @@ ROWS = {
 }
 
 
-class PerfectModel(AskedModel):
+class PerfectModel(LocalModel):
     """Answers every prompt with the reference."""
 
-    def __init__(self, loaded: LoadedModel, row: Conversation) -> None:
-        super().__init__(loaded)
+    def __init__(self, loaded: LoadedModel, row: Conversation, folder: Path) -> None:
+        super().__init__(
+            LoadedTokenizer(loaded.tokenizer, loaded.tokens), lambda: loaded, AnswerCache(folder / "answers.jsonl")
+        )
         self._row = row
 
-    def completions(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Completion]:
+    def completions(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
         found = []
         for prompt in prompts:
             done = tokenized_answer(self.loaded.tokenizer, self.loaded.tokens, prompt, self._row)
-            found.append(Completion(tuple(label for label in done.labels if label >= 0), "end_of_turn"))
+            found.append([Completion(tuple(label for label in done.labels if label >= 0), "end_of_turn")])
         return found
 
 
@@ -99,7 +104,7 @@ def test_a_perfect_answer_passes(base: LoadedModel, tmp_path: Path, template: st
     if not tokenized_answer(loaded.tokenizer, loaded.tokens, prompt, row).num_supervised:
         pytest.skip(f"{template} drops all of the answer")
     for name, metric in (("template_adherence", "all"), ("held_out", "exact_match")):
-        asked = PerfectModel(loaded, row)
+        asked = PerfectModel(loaded, row, tmp_path)
         result = evaluate(load_suite(name), EvalConfig(suite=name), [row.example()], asked, CellFolder(tmp_path))
         score = next(score for score in result.scores if score.metric == metric)
         assert score.value == 1, f"{metric}: {score.failure} ({answer})"

@@ -12,6 +12,8 @@ import click
 def command(folders: tuple[Path, ...]) -> None:
     """Train and evaluate the cells in FOLDERS, each of which holds a cell.json."""
     logging.getLogger().setLevel(logging.INFO)
+    # One line a request.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     from harness.pipeline import run_pack
 
     sys.exit(0 if run_pack(folders) else 1)

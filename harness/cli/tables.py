@@ -25,13 +25,14 @@ SEVERITIES: tuple[tuple[Literal["warning", "error"], str], ...] = (("warning", "
 SHOWN_METRICS = ("held_out.exact_match", "template_adherence.all", "retention.accuracy")
 
 
-def _console() -> Console:
+def console_for_results() -> Console:
+    """A console for stdout that leaves numbers as they are."""
     return Console(highlight=False)
 
 
 def plan_table(made: Plan, checks: Mapping[str, CellCheck]) -> None:
     """One row a cell, then what is wrong."""
-    console = _console()
+    console = console_for_results()
     table = Table(box=None, pad_edge=False)
     facts = {
         "rows": "rows",
@@ -118,7 +119,7 @@ def ranking_json(ranking: Ranking) -> str:
 
 def ranking_table(ranking: Ranking) -> None:
     """The ranking, what was excluded and why, and what to know before believing it."""
-    console = _console()
+    console = console_for_results()
     metrics = tuple(dict.fromkeys((ranking.criterion, *SHOWN_METRICS)))
     measured = [entry.metrics for entry in ranking.rows] + [entry.metrics for entry in ranking.excluded]
     measured += [entry.metrics for entry in ranking.references]
@@ -182,14 +183,14 @@ def _values(metrics: Mapping[str, Estimate], names: Sequence[str]) -> list[str]:
 def print_outcome(made: Plan, ranking: Ranking) -> None:
     """The end of `harness run`: ranking, report, UI."""
     ranking_table(ranking)
-    console = _console()
+    console = console_for_results()
     console.print(f"\nReport: {made.folder.report('html')}", soft_wrap=True)
     console.print(f"Runs:   harness ui {made.config.name}   (or plain `mlflow ui` in this folder)", soft_wrap=True)
 
 
 def findings_table(findings: Sequence[Finding]) -> None:
     """Every check with its outcome, message and advice."""
-    console = _console()
+    console = console_for_results()
     styles = {"error": "red", "warning": "yellow", "info": "cyan"}
     for finding in findings:
         fired = finding.outcome == "fired"
@@ -201,7 +202,7 @@ def findings_table(findings: Sequence[Finding]) -> None:
 
 def cell_page(found: FoundCell, num_generations: int) -> None:
     """All about one cell."""
-    console, result = _console(), found.result
+    console, result = console_for_results(), found.result
     console.print(
         f"[bold]{escape(result.name)}[/bold] ({result.cell}) {result.status}; MLflow run {result.mlflow_run_id}"
     )

@@ -96,16 +96,29 @@ def _refusal(turns: Sequence[Mapping[str, Any]], error: Exception) -> str:
 
 
 def prompt_ids(
-    tokenizer: Tokenizer, messages: Sequence[Message], text: str = "", inputs: TemplateInputs = NO_INPUTS
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    text: str = "",
+    inputs: TemplateInputs = NO_INPUTS,
+    *,
+    prefill: str = "",
 ) -> list[int]:
-    """Ids of a prompt that asks for the next assistant turn, or of plain text where there are no turns."""
+    """Ids of a prompt that asks for the next assistant turn, or of plain text where there are no turns.
+
+    Args:
+        tokenizer: with its template.
+        messages: the turns so far.
+        text: asked where there are none.
+        inputs: what the template gets beside the turns.
+        prefill: beginning of the answer, to be continued.
+    """
     if not messages:
         # Text that begins with nothing still needs one token to predict from.
-        return list(tokenizer(text)["input_ids"]) or [int(tokenizer.eos_token_id)]
+        return list(tokenizer(text + prefill)["input_ids"]) or [int(tokenizer.eos_token_id)]
     rendered = renderer(tokenizer)(
         [turn.as_turn() for turn in messages], add_generation_prompt=True, **inputs.options()
     )
-    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(rendered + prefill, add_special_tokens=False)["input_ids"])
 
 
 def tokenize(

@@ -1,6 +1,7 @@
-"""Batched greedy generation and per-example NLL."""
+"""Batched generation and per-example NLL."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -8,11 +9,14 @@ import torch
 
 from harness.data.tokenize import IGNORED, Tokenized
 from harness.models.load import LoadedModel
+from harness.models.respondent import RowLoss, Sampling
 from harness.records import StopReason
 
 logger = logging.getLogger(__name__)
 
-GENERATION_BATCH_SIZE = 64
+# On a CPU larger batches bring little; on a GPU the memory decides.
+CPU_BATCH_SIZE, MAX_BATCH_SIZE = 64, 256
+MEMORY_SHARE = 0.8
 T = TypeVar("T")
 
 
@@ -22,6 +26,8 @@ class Completion(NamedTuple):
     token_ids: tuple[int, ...]
     """Without the token that ended it."""
     stop_reason: StopReason
+    seconds: float = 0.0
+    """Of its batch, divided by the batch's size."""
 
 
 def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -47,72 +53,83 @@ def _halving(work: Callable[[Sequence[int]], list[T]], indices: Sequence[int]) -
 
 @torch.inference_mode()
 def generate(
-    loaded: LoadedModel,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    batch_size: int = GENERATION_BATCH_SIZE,
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], sampling: Sampling, *, batch_size: int | None = None
 ) -> list[Completion]:
-    """Greedy completions, one a prompt, in the order of the prompts.
+    """Completions, `sampling.num_samples` a prompt one after the other, in the order of the prompts.
 
-    A prompt that leaves no room for `max_new_tokens` in the model's context is not asked: its stop reason says so.
+    A prompt that leaves no room for `max_new_tokens` in the model's context is not asked: its stop reason says so. The
+    same prompts with the same seed give the same samples.
     """
-    room = loaded.context - max_new_tokens
-    completions = [Completion((), "prompt_too_long")] * len(prompts)
+    room = loaded.context - sampling.max_new_tokens
+    completions = [Completion((), "prompt_too_long")] * (len(prompts) * sampling.num_samples)
     fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]
     if len(fitting) < len(prompts):
         logger.warning("%d of %d prompts leave no room for %d new tokens in a context of %d and are unscored",
-                       len(prompts) - len(fitting), len(prompts), max_new_tokens, loaded.context)  # fmt: skip
+                       len(prompts) - len(fitting), len(prompts), sampling.max_new_tokens, loaded.context)  # fmt: skip
+    if not fitting:
+        return completions
     loaded.model.eval()
-    for batch in _batches([len(prompts[index]) for index in fitting], batch_size):
-        chosen = [fitting[position] for position in batch]
-        rows = _halving(
-            lambda part: _generate_batch(loaded, [prompts[index] for index in part], max_new_tokens), chosen
-        )
-        for index, row in zip(chosen, rows, strict=True):
-            completions[index] = _cut(row, loaded)
+    places = [index * sampling.num_samples + sample for index in fitting for sample in range(sampling.num_samples)]
+    asked = [prompts[place // sampling.num_samples] for place in places]
+    size = batch_size or _batch_size(loaded, max(asked, key=len), sampling)
+    devices = [loaded.model.device] if loaded.model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(sampling.seed)
+        for batch in _batches([len(prompt) for prompt in asked], size):
+            started = time.monotonic()
+            rows = _halving(lambda part: _generate_batch(loaded, [asked[index] for index in part], sampling), batch)
+            seconds = (time.monotonic() - started) / len(batch)
+            for index, row in zip(batch, rows, strict=True):
+                completions[places[index]] = _cut(row, loaded, seconds)
     return completions
 
 
-def _generate_batch(loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+def _batch_size(loaded: LoadedModel, longest: Sequence[int], sampling: Sampling) -> int:
+    """How many prompts a GPU can answer at once, from what one forward pass over the longest one takes."""
+    if loaded.model.device.type != "cuda":
+        return CPU_BATCH_SIZE
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    _generate_batch(loaded, [longest], sampling._replace(max_new_tokens=1))
+    used = max(torch.cuda.max_memory_allocated() - before, 1)
+    # The cache of keys and values grows with every new token; the prompt's pass is the peak otherwise.
+    per_row = used * (len(longest) + sampling.max_new_tokens) / max(len(longest), 1)
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, min(MAX_BATCH_SIZE, int(MEMORY_SHARE * free / per_row)))
+
+
+def _generate_batch(loaded: LoadedModel, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
     width = max(len(prompt) for prompt in prompts)
     pad = loaded.tokenizer.pad_token_id
     device = loaded.model.device
     # Left padding: the answer must follow the prompt's last token directly.
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    is_greedy = sampling.temperature == 0
     output = loaded.model.generate(
         input_ids=ids,
         attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=not is_greedy,
+        temperature=None if is_greedy else sampling.temperature,
+        top_p=None if is_greedy else sampling.top_p,
+        # transformers' own default cuts at 50.
+        top_k=None if is_greedy else 0,
         eos_token_id=loaded.stop_ids,
         pad_token_id=pad,
     )  # (batch, width + new)
     return [row[width:] for row in output.tolist()]
 
 
-def _cut(row: Sequence[int], loaded: LoadedModel) -> Completion:
+def _cut(row: Sequence[int], loaded: LoadedModel, seconds: float) -> Completion:
     """The tokens before the first stop token."""
     stops = set(loaded.stop_ids)
     for position, token in enumerate(row):
         if token in stops:
             ended = token in loaded.tokens.stop_ids
-            return Completion(tuple(row[:position]), "end_of_turn" if ended else "end_of_text")
-    return Completion(tuple(row), "length")
-
-
-class RowLoss(NamedTuple):
-    """How well a model predicts the supervised tokens of one row."""
-
-    nll: float
-    """Nats per supervised token; NaN where there is none."""
-    num_tokens: int
-    num_right: int
-    """Tokens whose argmax is right."""
+            return Completion(tuple(row[:position]), "end_of_turn" if ended else "end_of_text", seconds)
+    return Completion(tuple(row), "length", seconds)
 
 
 @torch.no_grad()

@@ -103,6 +103,9 @@ class MlflowTracker:
         self.log_params({f"environment.{name}": value for name, value in result.environment.items()})
         commit = result.environment.get("git_commit", "")
         deliver("commit", lambda: self._client.set_tag(self.run_id, "mlflow.source.git.commit", commit))
+        if result.stopped_on:
+            why = result.stopped_on[:MAX_TAG_LENGTH]
+            deliver("reason to stop", lambda: self._client.set_tag(self.run_id, "harness.stopped_on", why))
         for kind, relative in result.checkpoints.items():
             deliver("checkpoints", partial(self._log_checkpoint, kind, folder / relative, result))
 
@@ -132,6 +135,7 @@ class MlflowTracker:
         for name, metric in result.metrics.items():
             key = f"{result.suite}.{name}"
             values |= {key: metric.value, f"{key}.low": metric.low, f"{key}.high": metric.high}
+        values |= {f"{result.suite}.{name}": metric.value for name, metric in result.slice_metrics.items()}
         self.log_metrics(values, 0)
         scores: dict[str, dict[str, float | None]] = {}
         failures: dict[str, str] = {}

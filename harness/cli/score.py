@@ -1,0 +1,38 @@
+"""`harness score`."""
+
+from pathlib import Path
+
+import click
+
+from harness.cli.options import json_option
+from harness.cli.scored import scored_json, scored_table
+from harness.score import score_predictions
+
+
+@click.command("score", short_help="Score another system's predictions with a suite's scorers.")
+@click.argument("predictions", type=click.Path(path_type=Path))
+@click.option("--suite", metavar="SUITE", help="Suite whose examples the predictions answer; by default held_out.")
+@click.option("--data", metavar="FILE", help='Examples instead, lines of {"id", "prompt", "reference"}.')
+@click.option(
+    "--scorers", metavar="A,B", default="", help="Scorers; by default the suite's. `harness suites` lists them."
+)
+@click.option("--name", metavar="NAME", help="Of the row; by default the file's name.")
+@click.option("--experiment", metavar="EXPERIMENT", help="Whose test rows they answer, and whose tables the row joins.")
+@json_option
+def command(
+    predictions: Path,
+    *,
+    suite: str | None,
+    data: str | None,
+    scorers: str,
+    name: str | None,
+    experiment: str | None,
+    as_json: bool,
+) -> None:
+    """Score PREDICTIONS, lines of {"id", "prediction"} of any system, with the ruler of a suite.
+
+    Example: harness score gpt.jsonl --data test.jsonl --scorers exact_match,rouge_l
+    """  # fmt: skip
+    names = tuple(part.strip() for part in scorers.split(",") if part.strip())
+    scored = score_predictions(predictions, suite=suite, data=data, scorers=names, name=name, experiment=experiment)
+    click.echo(scored_json(scored)) if as_json else scored_table(scored)

@@ -1,0 +1,57 @@
+"""Training examples in the prompt: would prompting have been enough?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.data.formats import Conversation
+from harness.records import Example, Message
+
+SPEAKERS = {"user": "Question", "assistant": "Answer", "system": "Instructions", "tool": "Result"}
+NEXT_QUESTION = f"\n{SPEAKERS['user']}:"
+
+
+@dataclass(frozen=True, slots=True)
+class Shots:
+    """Answered examples that are shown before every question."""
+
+    examples: tuple[Example, ...]
+    as_transcript: bool
+    """Plain `Question:` and `Answer:` lines: for a base that has no chat template of its own, whose tokens it never saw."""
+
+    def turns(self, asked: Sequence[Message]) -> tuple[Message, ...]:
+        """The shown conversations before the one that is asked, whose system turn stays in front."""
+        system = [turn for turn in asked[:1] if turn.role == "system"]
+        shown = [
+            turn
+            for example in self.examples
+            for turn in (*_turns(example), example.answer or Message(role="assistant", content=example.reference))
+            if turn.role != "system"
+        ]
+        return (*system, *shown, *asked[len(system) :])
+
+    def transcript(self, asked: Sequence[Message]) -> str:
+        """The same as plain text that ends where the answer begins."""
+        lines = [f"{SPEAKERS.get(turn.role, turn.role)}: {turn.content}" for turn in self.turns(asked)]
+        return "\n\n".join([*lines, f"{SPEAKERS['assistant']}:"])
+
+    def plain(self, prompt: str) -> str:
+        """Plain prompts with their completions before the one that is asked."""
+        return "\n\n".join([*(f"{example.text}{example.reference}" for example in self.examples), prompt])
+
+
+def _turns(example: Example) -> tuple[Message, ...]:
+    return example.messages or (Message(role="user", content=example.text),)
+
+
+def choose_shots(rows: Sequence[Conversation], count: int, *, as_transcript: bool) -> Shots:
+    """So many training rows, spread over the shorter half: they must leave room for the question."""
+    ordered = sorted(rows, key=lambda row: (len(row.model_dump_json()), row.id))
+    short = sorted(ordered[: max(count, len(ordered) // 2)], key=lambda row: row.index)
+    step = max(1, len(short) // count)
+    return Shots(tuple(row.example() for row in short[::step][:count]), as_transcript)
+
+
+def ended_answer(text: str) -> tuple[str, bool]:
+    """The text up to where the model asks the next question by itself, and whether it did: that is how a transcript ends a turn."""
+    answer, found, _ = text.partition(NEXT_QUESTION)
+    return answer.strip(), bool(found)

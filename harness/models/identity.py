@@ -1,0 +1,42 @@
+"""What makes a model's answers its own: the key under which they are kept."""
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+
+from harness.config import RunConfig
+from harness.models.load import LoadedTokenizer, model_fingerprint
+from harness.resources import digest
+
+ENGINE = ("torch", "transformers", "peft")
+CHUNK = 1 << 24
+
+
+def answers_key(config: RunConfig, tokenizer: LoadedTokenizer, checkpoint: Path | None) -> str:
+    """Digest of the base, the sha256 of the checkpoint's weights, the template, the precision and the engine's versions.
+
+    Args:
+        config: of the cell.
+        tokenizer: with the cell's template.
+        checkpoint: folder of the trained weights; None for an untouched base.
+    """
+    weights = sorted(checkpoint.glob("*.safetensors")) if checkpoint else []
+    return digest(
+        [
+            model_fingerprint(config.model),
+            config.model.model_dump(mode="json"),
+            config.quantization,
+            [[path.name, _sha256(path)] for path in weights],
+            tokenizer.tokenizer.chat_template,
+            list(tokenizer.tokens.stop_ids),
+            [importlib.metadata.version(name) for name in ENGINE],
+        ]
+    )
+
+
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
