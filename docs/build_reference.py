@@ -1,6 +1,5 @@
 """Writes docs/reference.md from the commands and the config: `python docs/build_reference.py`."""
 
-import inspect
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ from harness import config
 from harness.cli.main import HIDDEN, main
 from harness.diagnose.cell import CHECKS
 from harness.resources import bundled
+from harness.scoring.definitions import metric_definition
 from harness.scoring.table import SAMPLE_SCORERS, SCORERS
 from harness.style_rules import StyleRules
 from harness.suite import Suite, load_suite
@@ -79,7 +79,7 @@ def reference() -> str:
         f"| `{s.name}` | {s.description} | {', '.join(f'`{s.name}.{m}`' for m in _metrics(s))} |" for s in suites
     ]
     scorers = {**SCORERS, **SAMPLE_SCORERS}
-    scorer_lines = [f"| `{name}` | {inspect.getdoc(scorer).splitlines()[0]} |" for name, scorer in scorers.items()]
+    scorer_lines = [f"| `{name}` | {metric_definition(name, scorer)} |" for name, scorer in scorers.items()]
     checks = ", ".join(f"`{name}`" for name in CHECKS)
     return "\n".join(
         [

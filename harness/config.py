@@ -146,11 +146,11 @@ class EvalConfig(Section):
     scorers: tuple[str, ...] | None = None
     """Which of the suite's scorers, and of the harness's own, are used; by default the suite's."""
     limit: Annotated[int, Field(gt=0)] | None = None
-    """Ask so many examples only, the first ones."""
+    """Ask so many examples only, the first ones; of consistency so many questions, of lm_eval so many documents a task."""
     slices: tuple[str, ...] | None = None
     """Of template_adherence: which kinds of prompts are made from the test rows and asked beside them; `[]`: none."""
     style: StyleRules | None = None
-    """Of consistency: what every answer must look like."""
+    """What every answer must look like: adds the metric `style`."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 256
     """Longest generation; one that reaches it never ended its turn."""
     num_samples: Annotated[int, Field(gt=0, le=256)] = 1

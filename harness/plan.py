@@ -129,7 +129,7 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, CellCheck]:
 
     Raises: HarnessError: a suite can't be loaded or asked, or the folder can't be written to.
     """
-    _check_ranking(made.config.ranking, _metrics(made.config.evals))
+    _check_ranking(made.config.ranking, _metrics(made.config.evals, deep=deep))
     for reference in made.config.references:
         if reference.predictions is not None:
             load_predictions(Path(reference.predictions))
@@ -150,7 +150,7 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, CellCheck]:
     return found
 
 
-def _metrics(evals: Sequence[EvalConfig]) -> set[str]:
+def _metrics(evals: Sequence[EvalConfig], *, deep: bool) -> set[str]:
     """`suite.metric` of all that will be measured; those of benchmarks are known only once they have run.
 
     Raises: HarnessError: a suite or one of its scorers can't be had, or the file that it asks can't be read.
@@ -158,7 +158,7 @@ def _metrics(evals: Sequence[EvalConfig]) -> set[str]:
     metrics = set()
     for options in evals:
         if options.lm_eval:
-            check_lm_eval(options)
+            check_lm_eval(options, deep=deep)
             metrics |= {f"{options.label}.{task}" for task in options.lm_eval}
             continue
         suite = load_suite(options.suite)

@@ -11,12 +11,11 @@ from scipy import stats
 from harness.comparability import differences
 from harness.config import RankingConfig
 from harness.errors import ConfigError
-from harness.gates import Candidate, Gate, clusters_of, parse_gate, per_example
+from harness.gates import Candidate, Gate, clusters_of, parse_gate, per_example, sign_of
 from harness.ranking import Exclusion, Ranking, RankingRow, ReferenceRow
 from harness.records import CellResult, Estimate, Finding, untouched_bases
 from harness.stats import MIN_PAIRS, estimate, holm, minimum_detectable_difference, paired_difference, rank_intervals
 
-LOWER_IS_BETTER = ("nll", "bits_per_byte")
 SEEDS_UNKNOWN = (
     "Seed variance unknown: every configuration was trained with one seed, so this is a ranking of these checkpoints, "
     "not of these configurations. List more `seeds` to rank configurations."
@@ -113,16 +112,11 @@ def _check_criterion(criterion: str, cells: Sequence[CellResult]) -> None:
         raise ConfigError(f"ranking.by {criterion!r} is no metric of this experiment; choose one of {', '.join(known)}")
 
 
-def _sign(criterion: str) -> float:
-    """-1 where less is better, so that more is better everywhere inside the ranking."""
-    return -1.0 if criterion.rpartition(".")[2] in LOWER_IS_BETTER else 1.0
-
-
 def _configs(eligible: Sequence[CellResult], criterion: str) -> tuple[list[_Config], list[tuple[str, str]]]:
     """Configurations in the order of the file, and the (id, cluster) of the items that all of them share."""
     if not eligible:
         return [], []
-    sign = _sign(criterion)
+    sign = sign_of(criterion)
     scores = {cell.cell: per_example(cell, criterion) for cell in eligible}
     shared = sorted(set.intersection(*(set(values) for values in scores.values())))
     clusters = clusters_of(eligible[0], criterion)
@@ -245,7 +239,7 @@ def _difference(
 ) -> Estimate:
     """Difference of a configuration to the best: paired bootstrap with one seed each, else t with the seeds' variance."""
     k, best = pair
-    sign = _sign(config.by)
+    sign = sign_of(config.by)
     ours, theirs = configs[k].scores.mean(axis=0), configs[best].scores.mean(axis=0)
     if max(len(configs[k].scores), len(configs[best].scores)) == 1:
         paired = paired_difference(sign * ours, sign * theirs, clusters, resamples=config.resamples)

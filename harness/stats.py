@@ -1,11 +1,11 @@
 """Intervals and paired comparisons."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from harness.records import Estimate
 
@@ -84,6 +84,85 @@ def paired_difference(
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     tail = min((means <= 0).sum() + 1, (means >= 0).sum() + 1) / (resamples + 1)
     return PairedDifference(float(difference.mean()), float(low), float(high), float(min(1.0, 2 * tail)))
+
+
+class NonInferiority(NamedTuple):
+    """Whether a model still does what another did, up to a margin."""
+
+    verdict: Literal["retained", "forgot", "inconclusive"]
+    difference: float
+    """Mean of ours - theirs."""
+    low: float
+    """One-sided 95 % bound: surely not worse than this."""
+    high: float
+    """One-sided 95 % bound: surely not better than this."""
+    margin: float
+
+
+def non_inferiority(
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    clusters: Sequence[str],
+    margin: float,
+    *,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> NonInferiority:
+    """Surely not worse by the margin: retained; surely worse by more: forgot; else, or with fewer than 6 pairs: inconclusive.
+
+    The bounds are the wider of a paired bootstrap over clusters and of Tango's interval (for scores of 0 and 1) or
+    Student's: a bootstrap alone is sure of everything where a few examples happen not to change.
+
+    Args:
+        ours: score of every example, more is better.
+        theirs: score of the same examples.
+        clusters: one name an example.
+        margin: the loss that matters, at least 0.
+        resamples: bootstrap draws.
+        seed: of the draws.
+    """
+    a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    if len(a) < MIN_PAIRS:
+        mean = float((a - b).mean()) if len(a) else float("nan")
+        return NonInferiority("inconclusive", mean, -np.inf, np.inf, margin)
+    means = bootstrap_means((a - b)[None, :], clusters, resamples=resamples, seed=seed)[:, 0]
+    drawn = np.quantile(means, [1 - CONFIDENCE, CONFIDENCE])
+    is_binary = bool(np.isin(np.concatenate([a, b]), (0.0, 1.0)).all())
+    modelled = tango(int((a > b).sum()), int((a < b).sum()), len(a)) if is_binary else _student(a - b)
+    low, high = min(float(drawn[0]), modelled.low), max(float(drawn[1]), modelled.high)
+    verdict: Literal["retained", "forgot", "inconclusive"] = (
+        "retained" if low > -margin else "forgot" if high < -margin else "inconclusive"
+    )
+    return NonInferiority(verdict, float((a - b).mean()), low, high, margin)
+
+
+def tango(gained: int, lost: int, n: int) -> Interval:
+    """One-sided 95 % bounds of a difference of paired rates, by the score test (Tango 1998).
+
+    Args:
+        gained: pairs in which only the first is 1.
+        lost: pairs in which only the second is 1.
+        n: all pairs.
+    """
+    z = float(stats.norm.ppf(CONFIDENCE))
+
+    def score(difference: float) -> float:
+        b = -gained - lost + (2 * n - gained + lost) * difference
+        c = -lost * difference * (1 - difference)
+        lost_rate = (np.sqrt(b**2 - 8 * n * c) - b) / (4 * n)
+        variance = n * (2 * lost_rate + difference * (1 - difference))
+        return float((gained - lost - n * difference) / np.sqrt(max(variance, 1e-12)))
+
+    observed = (gained - lost) / n
+    low = -1.0 if score(-1 + 1e-9) < z else optimize.brentq(lambda d: score(d) - z, -1 + 1e-9, observed)
+    high = 1.0 if score(1 - 1e-9) > -z else optimize.brentq(lambda d: score(d) + z, observed, 1 - 1e-9)
+    return Interval(float(low), float(high))
+
+
+def _student(differences: NDArray[np.float64]) -> Interval:
+    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    margin = error * float(stats.t.ppf(CONFIDENCE, len(differences) - 1))
+    return Interval(float(differences.mean()) - margin, float(differences.mean()) + margin)
 
 
 def holm(p_values: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:

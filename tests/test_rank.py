@@ -151,6 +151,24 @@ def test_error_finding_fails_its_gate_and_forgetting_the_other() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("rise", "reason"), [(0.0, ""), (0.3, "retention.nll is worse than the base by more than 0.1: difference +0.3")]
+)
+def test_higher_nll_is_worse(rise: float, reason: str) -> None:
+    base, cell = (
+        cell_result(name, suite_result("retention", {"nll": [1 + i / 100 + more for i in range(50)]}))
+        for name, more in (("base", 0.0), ("cell", rise))
+    )
+    found = parse_gate("retention.nll not_worse_than base by 0.1")(Candidate(cell, (), base))
+    assert found.startswith(reason) and bool(found) == bool(reason)
+
+
+def test_few_examples_do_not_pass_the_gate() -> None:
+    few = cell_result("few", suite_result("retention", {"accuracy": [1.0] * 5}))
+    found = parse_gate("retention.accuracy not_worse_than base by 0.05")(Candidate(few, (), few))
+    assert "on 5 examples; 6 are needed" in found
+
+
 def test_gate_that_is_none_shows_how_to_write_one() -> None:
     with pytest.raises(ConfigError, match="'sounds good' is no gate; write"):
         parse_gate("sounds good")

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
+from scipy.special import xlogy
 
 from harness import stats
 
@@ -38,6 +40,70 @@ def test_paired_difference_covers_and_tells() -> None:
     )
     assert difference.low < 0.2 < difference.high
     assert difference.p_value < 0.01
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(12, 2, 50), (1, 20, 100), (0, 3, 44), (7, 7, 60)])
+def test_tangos_bounds_are_where_the_score_test_turns(gained: int, lost: int, n: int) -> None:
+    """Statistic of the restricted maximum likelihood, found numerically: Tango 1998, formula 2.4 to 2.8."""
+    low, high = stats.tango(gained, lost, n)
+    for difference, wanted in ((low, 1.6449), (high, -1.6449)):
+
+        def negative(rate: float, difference: float = difference) -> float:
+            rest = 1 - 2 * rate - difference
+            return -(xlogy(gained, rate + difference) + xlogy(lost, rate) + xlogy(n - gained - lost, rest))
+
+        bounds = (max(0.0, -difference), (1 - difference) / 2)
+        rate = minimize_scalar(negative, bounds=bounds, method="bounded", options={"xatol": 1e-10}).x
+        variance = n * (2 * rate + difference * (1 - difference))
+        assert (gained - lost - n * difference) / np.sqrt(variance) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_tangos_bound_without_any_change_is_wilsons_of_no_success() -> None:
+    assert stats.tango(0, 0, 200).low == pytest.approx(-(1.644854**2) / (200 + 1.644854**2), abs=1e-6)
+
+
+def test_retained_forgot_and_inconclusive() -> None:
+    base, clusters = [1.0] * 180 + [0.0] * 20, [str(i) for i in range(200)]
+
+    def verdict(num_lost: int) -> str:
+        return stats.non_inferiority([0.0] * num_lost + base[num_lost:], base, clusters, 0.05).verdict
+
+    assert [verdict(n) for n in (0, 3, 10, 30)] == ["retained", "retained", "inconclusive", "forgot"]
+
+
+def test_few_unchanged_examples_prove_nothing() -> None:
+    def unchanged(n: int) -> stats.NonInferiority:
+        return stats.non_inferiority([1.0] * n, [1.0] * n, [str(i) for i in range(n)], 0.02)
+
+    assert unchanged(5) == ("inconclusive", 0.0, -np.inf, np.inf, 0.02)
+    assert [unchanged(n).verdict for n in (20, 100, 200)] == ["inconclusive", "inconclusive", "retained"]
+
+
+def test_clusters_that_change_together_prove_less() -> None:
+    ours = [1.0] * 190 + [0.0] * 10
+    alone = stats.non_inferiority(ours, [1.0] * 200, [str(i) for i in range(200)], 0.05)
+    together = stats.non_inferiority(ours, [1.0] * 200, [str(i // 10) for i in range(200)], 0.05)
+    assert together.low < alone.low < alone.high <= together.high
+
+
+def test_verdict_is_the_same_every_time() -> None:
+    rng = np.random.default_rng(5)
+    ours, theirs, clusters = rng.random(60), rng.random(60), [str(i // 3) for i in range(60)]
+    first = stats.non_inferiority(ours, theirs, clusters, 0.02)
+    assert stats.non_inferiority(ours, theirs, clusters, 0.02) == first
+
+
+@pytest.mark.parametrize("n", [40, 200])
+def test_model_that_lost_just_the_margin_is_seldom_retained(n: int) -> None:
+    """300 draws at a true difference of -0.05 (12 % lost, 7 % gained): the nominal error is 5 %."""
+    rng = np.random.default_rng(6)
+    clusters, retained = [str(i) for i in range(n)], 0
+    for _ in range(300):
+        change = rng.choice([-1.0, 1.0, 0.0], size=n, p=[0.12, 0.07, 0.81])
+        theirs = np.where(change == 0, rng.integers(0, 2, n), (1 - change) / 2)
+        found = stats.non_inferiority(theirs + change, theirs, clusters, 0.05, resamples=200)
+        retained += found.verdict == "retained"
+    assert retained / 300 <= 0.08
 
 
 def test_clusters_widen_the_interval() -> None:
