@@ -1,6 +1,5 @@
-"""Checks on made-up and on labelled real curves."""
+"""Checks on made-up runs."""
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import pytest
 
 from harness.diagnose.cell import CHECKS, diagnose, diagnose_trainer_state
 from harness.diagnose.evidence import Evidence, Point
-from harness.records import ExtractionItem, Probe, Score, SplitSummary, SuiteResult
+from harness.records import Probe, Score, SuiteResult
 from harness.stats import estimate
 
 
@@ -60,7 +59,7 @@ def outcome(check: str, found: Evidence) -> tuple[str, str]:
 
 
 def test_healthy_run_has_no_warning() -> None:
-    assert not [f for f in diagnose(evidence()) if f.outcome == "fired"]
+    assert not [f for f in diagnose(evidence()) if f.is_warning]
 
 
 def test_every_check_answers_without_any_evidence() -> None:
@@ -74,25 +73,6 @@ def test_nan_loss_is_an_error_and_a_passing_gradient_spike_a_warning() -> None:
     assert outcome("non_finite", evidence(grad_norm=points([1.0, math.inf, 1.0]))) == ("fired", "warning")
 
 
-def test_zero_loss_from_the_start_is_no_learning() -> None:
-    assert outcome("no_supervised_tokens", evidence(loss=points([0.0] * 50))) == ("fired", "error")
-    assert outcome("no_supervised_tokens", evidence(loss=curve(3.0, 0.0, noise=0.0)))[0] == "clear"
-
-
-def test_rows_without_supervised_tokens_are_a_warning() -> None:
-    split = SplitSummary(
-        source="x",
-        digest="d",
-        rows_read=100,
-        rows_used=90,
-        truncated=10,
-        dropped_unsupervised=10,
-        tokens=1,
-        supervised_tokens=1,
-    )
-    assert outcome("no_supervised_tokens", evidence(splits={"train": split})) == ("fired", "warning")
-
-
 def test_loss_that_ends_above_its_start_diverged() -> None:
     assert outcome("diverged", evidence(loss=points(np.linspace(3, 6, 60).tolist()))) == ("fired", "error")
 
@@ -102,14 +82,26 @@ def test_validation_worse_than_the_base_diverged() -> None:
     assert outcome("diverged", evidence(validation=worse)) == ("fired", "error")
 
 
-def test_early_rise_diverged_but_not_with_batches_grouped_by_length() -> None:
+@pytest.mark.parametrize(
+    ("eval_loss", "expected"),
+    [([], "warning"), ([4.1, 3.9, 3.5], "error"), ([4.1, 2.0, 0.6], "-")],
+    ids=["no evaluation", "evaluations confirm it", "evaluations recovered"],
+)
+def test_early_rise_of_the_training_loss_is_an_error_only_where_evaluations_confirm_it(
+    eval_loss: Sequence[float], expected: str
+) -> None:
     rise = points([4.0] * 3 + [9.0] * 10 + np.linspace(8, 3, 60).tolist())
-    assert outcome("diverged", evidence(loss=rise)) == ("fired", "error")
-    assert outcome("diverged", evidence(loss=rise, batches_are_alike=False))[0] == "clear"
+    found = evidence(loss=rise, eval_loss=points(eval_loss, every=30, first=0))
+    assert outcome("diverged", found)[1] == expected
+
+
+def test_early_rise_means_nothing_with_batches_grouped_by_length() -> None:
+    rise = points([4.0] * 3 + [9.0] * 10 + np.linspace(8, 3, 60).tolist())
+    assert outcome("diverged", evidence(loss=rise, eval_loss=[], batches_are_alike=False))[0] == "clear"
 
 
 def test_flat_loss_is_underfitting_and_not_for_a_diverged_run() -> None:
-    assert outcome("underfitting", evidence(loss=curve(4.0, 3.95))) == ("fired", "warning")
+    assert outcome("underfitting", evidence(loss=curve(4.0, 3.95), validation=[], eval_loss=[])) == ("fired", "warning")
     assert outcome("underfitting", evidence(loss=points(np.linspace(3, 6, 60).tolist())))[0] == "not_applicable"
     assert outcome("underfitting", evidence(loss=curve(4.0, 3.95), loss_is_nll=False))[0] == "not_applicable"
 
@@ -144,53 +136,6 @@ def test_few_evaluations_are_insufficient() -> None:
     assert outcome("overfitting", evidence(eval_loss=points([4.0, 1.0, 2.0], every=20, first=0)))[0] == "insufficient"
 
 
-def extraction(train: int, validation: int, n: int = 40) -> list[ExtractionItem]:
-    counts = (("train_probe", train), ("validation", validation))
-    return [
-        ExtractionItem(split=split, example_id=str(i), prefix="a", expected="b", generated="b", is_verbatim=i < count)
-        for split, count in counts
-        for i in range(n)
-    ]  # fmt: skip
-
-
-def memorized(validation_nll: float, train_rate: int, validation_rate: int) -> Evidence:
-    rng = np.random.default_rng(2)
-    start = 4 + rng.random(40)
-    low = 0.001 + 0.0005 * rng.random(40)
-    held_out = validation_nll * (0.5 + rng.random(40))
-    return evidence(
-        train_probe=[probe("train_probe", 0, start), probe("train_probe", 100, low)],
-        validation=[probe("validation", 0, start[::-1]), probe("validation", 100, held_out)],
-        extraction=extraction(train_rate, validation_rate),
-    )
-
-
-def test_memorization_needs_both_signs() -> None:
-    assert outcome("memorization", memorized(0.5, 40, 8)) == ("fired", "error")
-    assert outcome("memorization", memorized(0.5, 40, 39)) == ("fired", "warning")
-    assert outcome("memorization", memorized(0.00125, 40, 30))[0] == "clear"
-    assert outcome("memorization", evidence())[0] == "insufficient"
-
-
-@pytest.mark.parametrize(("passed", "expected"), [(200, "clear"), (189, "insufficient"), (150, "fired")])
-def test_format_inconsistency_knows_what_it_does_not_know(passed: int, expected: str) -> None:
-    assert (
-        outcome("format_inconsistency", evidence(suites={"template_adherence": adherence(passed, 200)}))[0] == expected
-    )
-
-
-def test_one_bad_slice_is_inconsistent_even_where_the_whole_is_fine() -> None:
-    suite = adherence(960, 1000)
-    slices = {str(i): ("tool",) if i >= 900 else ("chat",) for i in range(1000)}
-    finding = next(
-        f
-        for f in diagnose(evidence(suites={"template_adherence": suite.model_copy(update={"slices": slices})}))
-        if f.check == "format_inconsistency"
-    )
-    assert (finding.outcome, finding.severity) == ("fired", "warning")
-    assert "tool" in finding.message
-
-
 def test_trainer_state_with_nan_is_read(tmp_path: Path) -> None:
     history = [{"step": i, "loss": 2.0 - i / 50} for i in range(40)] + [{"step": 41, "loss": math.nan}]
     path = tmp_path / "trainer_state.json"
@@ -198,32 +143,3 @@ def test_trainer_state_with_nan_is_read(tmp_path: Path) -> None:
     found = {f.check: f for f in diagnose_trainer_state(path)}
     assert found["non_finite"].outcome == "fired"
     assert found["non_finite"].severity == "error"
-
-
-EXPECTED = {
-    "dead_zero_loss": "no_supervised_tokens",
-    "diverged": "diverged",
-    "unstable": "diverged",
-    "overfit": "overfitting",
-    "underfit_flat": "underfitting",
-    "nan_eval+too_short": "non_finite",
-    "healthy+nonfinite_grad": "non_finite",
-}
-
-
-def test_labelled_real_curves(real_data: Path) -> None:
-    """Every labelled fault that a curve alone shows is found; no healthy curve raises more than one alarm in all."""
-    false_alarms = []
-    with (real_data / "curves" / "labels.tsv").open() as file:
-        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["file"].endswith("trainer_state.json")]
-    for row in rows:
-        fired = [
-            f.check
-            for f in diagnose_trainer_state(real_data / "curves" / row["file"])
-            if f.outcome == "fired" and f.severity != "info"
-        ]
-        if row["label"] in EXPECTED:
-            assert EXPECTED[row["label"]] in fired, row
-        elif row["label"].startswith("healthy"):
-            false_alarms += [(row["file"], row["label"], check) for check in fired]
-    assert len(false_alarms) <= 1, false_alarms

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
 from harness.cli.main import main
+from harness.diagnose.cell import CHECKS
 
 YAML = """\
 name: tiny
@@ -173,10 +174,7 @@ def test_show_and_diagnose_find_a_cell_by_name_and_by_run_id(ran: Ran) -> None:
     assert shown.exit_code in (0, 2)  # two lora cells share the name once the changed file has run
     run_id = ran.runs()["full"].info.run_id
     findings = json.loads(harness("diagnose", run_id, "--json").output)["findings"]
-    assert [f["check"] for f in findings] == [
-        "non_finite", "no_supervised_tokens", "diverged", "underfitting", "overfitting", "memorization", "format_inconsistency",
-            "saved_model",
-    ]  # fmt: skip
+    assert [f["check"] for f in findings] == list(CHECKS)
     assert {f["outcome"] for f in findings} <= {"fired", "clear", "insufficient", "not_applicable"}
 
 

@@ -1,15 +1,11 @@
-"""What the checks look at, from a cell's records or from any Hugging Face `trainer_state.json`."""
+"""What the checks look at, and what they answer."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
-from harness.errors import DataError
 from harness.records import (
-    CellResult,
     Contamination,
     Example,
     ExtractionItem,
@@ -21,10 +17,8 @@ from harness.records import (
     Severity,
     SplitSummary,
     SuiteResult,
-    TracePoint,
     Verification,
 )
-from harness.store import CellFolder, read_lines, read_record
 
 CONVENTION = "a convention of this harness"
 
@@ -78,6 +72,8 @@ class Evidence:
     """Answers of the training rows (a sample of many)."""
     contamination: Mapping[str, Contamination] = field(default_factory=dict)
     """Suite -> which of its examples occur in the training rows."""
+    batch_rows: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Step -> ids of the rows in its batch, where they were recorded."""
     stopped_on: str = ""
     """Why training was ended before its time, where a check ended it."""
     validation: Sequence[Probe] = ()
@@ -106,58 +102,6 @@ def as_float(value: float | NonFinite) -> float:
 def probe_mean(probe: Probe) -> float:
     """Mean NLL over the supervised tokens of a probe, in nats."""
     return sum(as_float(n) * t for n, t in zip(probe.nll, probe.tokens, strict=True)) / sum(probe.tokens)
-
-
-def cell_evidence(folder: CellFolder, result: CellResult, base: CellResult | None) -> Evidence:
-    """Evidence of a cell from its folder."""
-    points = list(read_lines(folder.trace, TracePoint))
-    probes = list(read_lines(folder.probes, Probe))
-
-    def series(name: str) -> list[Point]:
-        return [Point(point.step, as_float(point.values[name])) for point in points if name in point.values]
-
-    settings = result.train.settings if result.train else {}
-    smoothing = float(settings.get("training.label_smoothing_factor", "0") or 0)
-    return Evidence(
-        loss=series("loss"),
-        grad_norm=series("grad_norm"),
-        eval_loss=series("eval_loss"),
-        validation=[probe for probe in probes if probe.split == "validation"],
-        train_probe=[probe for probe in probes if probe.split == "train_probe"],
-        splits=result.train.splits if result.train else {},
-        extraction=list(read_lines(folder.extraction, ExtractionItem)),
-        verification=read_record(folder.verification, Verification) if folder.verification.exists() else None,
-        suites={suite.suite: suite for suite in result.suites},
-        base={suite.suite: suite for suite in base.suites} if base else {},
-        batches_are_alike="group" not in settings.get("training.train_sampling_strategy", "random"),
-        loss_is_nll=settings.get("training.loss_type", "nll") == "nll" and smoothing == 0,
-    )
-
-
-def trainer_state_evidence(path: Path) -> Evidence:
-    """Evidence from a `trainer_state.json` of transformers' Trainer.
-
-    Raises: DataError: the file isn't one.
-    """
-    try:
-        history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
-        return Evidence(
-            loss=_series(history, "loss"),
-            grad_norm=_series(history, "grad_norm"),
-            eval_loss=_series(history, "eval_loss"),
-        )
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the file can't be read ({error})") from error
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: this is no trainer_state.json of transformers (it needs log_history)") from error
-
-
-def _series(history: Sequence[Mapping[str, object]], name: str) -> list[Point]:
-    return [
-        Point(int(str(entry.get("step", index))), float(str(entry[name])))
-        for index, entry in enumerate(history)
-        if name in entry
-    ]
 
 
 class Measure(NamedTuple):

@@ -10,6 +10,7 @@ from trl import SFTTrainer
 from harness.data.tokenize import Tokenized
 from harness.models.generate import row_losses
 from harness.records import Probe, ProbeSplit, finite_or_name
+from harness.train.batches import BatchNotes
 from harness.train.rows import TrainingRows
 
 
@@ -23,7 +24,14 @@ class ProbingTrainer(SFTTrainer):
     def __init__(self, *args: Any, rows: TrainingRows, probes_path: Path, **kwargs: Any) -> None:
         self._rows = rows
         self._probes_path = probes_path
+        self.notes = BatchNotes()
         super().__init__(*args, **kwargs)
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Notes which rows the step is taken on."""
+        if not (self.args.packing or self.args.padding_free):
+            self.notes.note(self.state.global_step + 1, inputs)
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"

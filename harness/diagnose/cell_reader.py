@@ -1,0 +1,138 @@
+"""Evidence of our own cells, from the records in their folders."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+from harness.diagnose.evidence import Evidence, Point, Sibling, as_float
+from harness.grid import CellSpec
+from harness.records import (
+    Batch,
+    CellResult,
+    Contamination,
+    Example,
+    ExtractionItem,
+    Generation,
+    Probe,
+    SuiteResult,
+    TracePoint,
+    TrainedAnswers,
+    TrainResult,
+    Verification,
+)
+from harness.store import CellFolder, overlap_key, read_lines, read_record
+
+
+def trace_evidence(
+    points: Sequence[TracePoint],
+    probes: Sequence[Probe],
+    settings: Mapping[str, str],
+    planned_steps: int | None = None,
+) -> Evidence:
+    """Evidence from what a training logged so far, while it goes on or after it."""
+
+    def series(name: str) -> list[Point]:
+        return [Point(point.step, as_float(point.values[name])) for point in points if name in point.values]
+
+    smoothing = float(settings.get("training.label_smoothing_factor", "0") or 0)
+    return Evidence(
+        loss=series("loss"),
+        grad_norm=series("grad_norm"),
+        eval_loss=series("eval_loss"),
+        learning_rate=series("learning_rate"),
+        epochs=[Point(point.step, point.epoch) for point in points if "loss" in point.values],
+        settings=settings,
+        planned_steps=planned_steps,
+        validation=[probe for probe in probes if probe.split == "validation"],
+        train_probe=[probe for probe in probes if probe.split == "train_probe"],
+        batches_are_alike="group" not in settings.get("training.train_sampling_strategy", "random"),
+        loss_is_nll=settings.get("training.loss_type", "nll") == "nll" and smoothing == 0,
+    )
+
+
+def cell_evidence(
+    folder: CellFolder, result: CellResult, base: CellResult | None, siblings: Sequence[Sibling] = ()
+) -> Evidence:
+    """Evidence of a cell, of the untouched base where that was evaluated, and of its siblings at other learning rates."""
+    trained = recorded_training(folder, result)
+    points, probes = list(read_lines(folder.trace, TracePoint)), list(read_lines(folder.probes, Probe))
+    settings = trained.settings if trained else asked_settings(folder)
+    planned_steps = trained.planned_steps if trained else announced_steps(folder)
+    names = [suite.suite for suite in result.suites]
+    return dataclasses.replace(
+        trace_evidence(points, probes, settings, planned_steps),
+        name=result.name,
+        is_finished=trained is not None if points else None,
+        idle_seconds=None if trained else _idle_seconds(folder),
+        stopped_on=trained.stopped_on if trained else "",
+        splits=trained.splits if trained else {},
+        extraction=list(read_lines(folder.extraction, ExtractionItem)),
+        verification=read_record(folder.verification, Verification) if folder.verification.exists() else None,
+        suites={suite.suite: suite for suite in result.suites},
+        base={suite.suite: suite for suite in base.suites} if base else {},
+        generations=_generations(folder, names),
+        base_generations=_generations(CellFolder(folder.path.parent / base.cell), names) if base else {},
+        siblings=siblings,
+        batch_rows={batch.step: batch.rows for batch in read_lines(folder.batches, Batch)},
+        **_asked(folder, result.suites, trained),
+    )
+
+
+class _Asked(TypedDict):
+    examples: dict[str, list[Example]]
+    contamination: dict[str, Contamination]
+    trained_answers: tuple[str, ...]
+
+
+def _asked(folder: CellFolder, suites: Sequence[SuiteResult], trained: TrainResult | None) -> _Asked:
+    """What was asked, and what of it the training rows hold."""
+    found = _Asked(examples={}, contamination={}, trained_answers=())
+    for suite in suites:
+        if examples := list(read_lines(folder.asked(suite.suite, suite.digest), Example)):
+            found["examples"][suite.suite] = examples
+    train = trained.splits["train"].digest if trained and "train" in trained.splits else ""
+    for suite in suites:
+        path = folder.contamination(suite.suite, overlap_key(suite.digest, train))
+        if path.exists():
+            found["contamination"][suite.suite] = read_record(path, Contamination)
+    answers = folder.trained_answers(train)
+    if train and answers.exists():
+        found["trained_answers"] = read_record(answers, TrainedAnswers).answers
+    return found
+
+
+def recorded_training(folder: CellFolder, result: CellResult) -> TrainResult | None:
+    """What the training did; it is on disk before anything is evaluated, so also where that failed."""
+    path = folder.path / "train.json"
+    return result.train or (read_record(path, TrainResult) if path.exists() else None)
+
+
+def asked_settings(folder: CellFolder) -> dict[str, str]:
+    """What the experiment file set, where training never came to say what was in force."""
+    if not folder.spec.exists():
+        return {}
+    config = read_record(folder.spec, CellSpec).cell.config
+    return {f"training.{name}": str(value) for name, value in config.training.items()}
+
+
+def announced_steps(folder: CellFolder) -> int | None:
+    """The plan of a training that did not come to its end."""
+    try:
+        steps = json.loads(folder.state.read_text(encoding="utf-8"))["planned_steps"]
+    except (OSError, json.JSONDecodeError, KeyError):
+        return None
+    return int(steps) or None
+
+
+def _generations(folder: CellFolder, suites: Sequence[str]) -> dict[str, list[Generation]]:
+    found = {suite: list(read_lines(folder.generations(suite), Generation)) for suite in suites}
+    return {suite: generations for suite, generations in found.items() if generations}
+
+
+def _idle_seconds(folder: CellFolder) -> float | None:
+    """Since the last log."""
+    if not folder.trace.exists():
+        return None
+    return max(0.0, time.time() - folder.trace.stat().st_mtime)

@@ -1,0 +1,94 @@
+"""Whether the model still knows what its base knew."""
+
+from typing import NamedTuple
+
+from harness.diagnose.answers import is_retention, short, this_run
+from harness.diagnose.evidence import CONVENTION, Evidence, Measure, finding
+from harness.records import Finding, SuiteResult
+from harness.stats import MIN_PAIRS, NonInferiority, minimum_detectable_difference, non_inferiority
+
+MARGIN = 0.02
+SEVERE = 0.10
+"""Losing a few facts is a price that many pay for a new skill; losing a tenth of the base's knowledge is another model."""
+METRIC = "accuracy"
+SHOWN = 10
+
+
+class _Change(NamedTuple):
+    """Accuracy after minus accuracy before, over the same questions."""
+
+    suite: str
+    before: float
+    after: float
+    found: NonInferiority
+    n: int
+    detectable: float
+    lost: tuple[str, ...]
+    """Questions that the base answers and this model doesn't."""
+
+    @property
+    def is_known_by_base(self) -> bool:
+        return self.before >= MARGIN
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"{self.suite}: {self.before:.1%} before and {self.after:.1%} after on {self.n} questions, "
+            f"{100 * self.found.difference:+.1f} points [{100 * self.found.low:+.1f}, {100 * self.found.high:+.1f}]"
+        )
+
+
+def forgetting(evidence: Evidence) -> Finding:
+    """Accuracy on a retention suite surely more than 2 points below the base's: forgot; surely not: retained."""
+    name = "forgetting"
+    changes = [
+        _change(suite, evidence.base[suite_name])
+        for suite_name, suite in evidence.suites.items()
+        if is_retention(suite_name) and suite_name in evidence.base and METRIC in suite.metrics
+    ]
+    known = [change for change in changes if change is not None and change.is_known_by_base]
+    if not known:
+        if any(change is not None for change in changes):
+            return finding(
+                name, "not_applicable", "The base itself answers hardly any question of the retention suite."
+            )
+        return finding(name, "insufficient", "No suite of retention was asked of both this model and its base.")
+    worst = min(known, key=lambda change: change.found.high)
+    message = "; ".join(change.sentence for change in known)
+    measure = Measure(worst.found.difference, -MARGIN, f"non-inferiority, one-sided 95 %; margin: {CONVENTION}")
+    if worst.found.verdict == "forgot":
+        return finding(
+            name, "fired", f"Forgot: {message}.", "error" if worst.found.high < -SEVERE else "warning", measure=measure,
+            advice=_advice(evidence), evidence=[short(f"{worst.suite}/{example}") for example in worst.lost[:SHOWN]],
+        )  # fmt: skip
+    if all(change.found.verdict == "retained" for change in known):
+        return finding(name, "clear", f"Retained: {message}.", measure=measure)
+    detectable = f"a paired test of {worst.n} questions finds differences from {100 * worst.detectable:.1f} points"
+    return finding(
+        name, "insufficient", f"Inconclusive: {message}; {detectable}. More questions would tell.", measure=measure
+    )
+
+
+def _change(ours: SuiteResult, base: SuiteResult) -> _Change | None:
+    after, before = (
+        {s.example_id: s.value for s in result.scores if s.metric == METRIC and s.value is not None}
+        for result in (ours, base)
+    )
+    shared = sorted(after.keys() & before.keys())
+    if len(shared) < MIN_PAIRS:
+        return None
+    old, new = [before[i] for i in shared], [after[i] for i in shared]
+    found = non_inferiority(new, old, [ours.clusters.get(i, i) for i in shared], MARGIN)
+    lost = tuple(example for example in shared if after[example] < before[example])
+    return _Change(
+        ours.suite, sum(old) / len(old), sum(new) / len(new), found, len(shared), minimum_detectable_difference(new, old), lost
+    )  # fmt: skip
+
+
+def _advice(evidence: Evidence) -> str:
+    is_adapter = any(key.startswith("adapter.") for key in evidence.settings)
+    first = "Lower adapter.r" if is_adapter else "Train an adapter (LoRA) instead of all weights"
+    return (
+        f"{first}, lower learning_rate, or mix 5 to 10 % of general rows into the training data.{this_run(evidence)} What else it "
+        "could be: the questions are asked as plain text, and the model now answers everything in its new form."
+    )
