@@ -38,6 +38,8 @@ def differences(results: Sequence[CellResult]) -> tuple[Difference, ...]:
     for name in dict.fromkeys(name for result in trained for name in facts_of(result)):
         alike: dict[str, dict[str, list[str]]] = {}
         for result in trained:
+            if name not in facts_of(result) and result.train is not None and result.train.stopped_on:
+                continue  # a check ended it early, so it saw fewer tokens by design
             explained = {key: value for key, value in result.overrides.items() if _explains(key, name)}
             values = alike.setdefault(json.dumps(explained, sort_keys=True), {})
             values.setdefault(facts_of(result).get(name, "unknown"), []).append(result.name)

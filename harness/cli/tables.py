@@ -215,6 +215,8 @@ def cell_page(found: FoundCell, num_generations: int) -> None:
         console.print(
             f"Trained {train.steps} steps ({train.epochs:.1f} epochs) in {train.seconds:.0f} s on {train.device}; train loss {train.train_loss}, eval loss {train.eval_loss} (best {train.best_eval_loss} at step {train.best_step})"
         )
+        if train.stopped_on:
+            console.print(f"[yellow]{escape(train.stopped_on)}[/yellow]")
     for name, estimate in result.metrics().items():
         console.print(
             f"  {name}: {shown(estimate)} n={estimate.n}"

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -14,6 +13,7 @@ from harness.config import ExperimentConfig
 from harness.ranking import Ranking
 from harness.records import CellResult, Estimate, Finding
 from harness.report.content import Content, gather
+from harness.report.drawing import drawn_svg, vega_bundle
 from harness.report.figures import Spec, curves_chart, ranking_chart, tradeoff_chart
 from harness.report.markdown import as_markdown
 from harness.store import ExperimentFolder, write_text
@@ -41,22 +41,12 @@ def write_reports(
     return [folder.report(suffix) for suffix in ("html", "md", "json")]
 
 
-@lru_cache(maxsize=1)
-def _bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, so that the report needs no network."""
-    import vl_convert
-
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
-
-
 def _static(spec: Spec | None) -> Markup:
     """The chart as SVG, for viewers and printers that run no scripts."""
     if spec is None:
         return Markup("")
-    import vl_convert
-
     fixed = json.loads(json.dumps(spec).replace('"width": "container"', f'"width": {STATIC_WIDTH}'))
-    return Markup(vl_convert.vegalite_to_svg(fixed))  # drawn from our own specification; vl-convert escapes text
+    return drawn_svg(fixed)
 
 
 def _cell(estimate: Estimate | None, signed: bool = False) -> Markup:
@@ -104,7 +94,7 @@ def as_html(content: Content) -> str:
         tradeoff_metric=TRADEOFF_METRIC,
         static={name: _static(spec) for name, spec in specs.items()},
         yaml=yaml.safe_dump(json.loads(content.config.model_dump_json(exclude={"tracking"})), sort_keys=False),
-        bundle=_bundle().replace("</script", "<\\/script"),
+        bundle=vega_bundle(),
         # "<" can't end the script element early, whatever a cell is called.
         specs=json.dumps({name: spec for name, spec in specs.items() if spec}).replace("<", "\\u003c"),
     )

@@ -1,13 +1,11 @@
 """What is recorded while a cell trains: every logged step on disk first, then at the tracker."""
 
 import json
-import math
 import time
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from harness.errors import TrainError
 from harness.records import NonFinite, TracePoint, finite_or_name
 from harness.store import CellFolder, write_text
 from harness.tracking.base import Tracker
@@ -19,13 +17,10 @@ IGNORED_LOGS = ("train_runtime", "train_samples_per_second", "train_steps_per_se
 class TraceCallback(TrainerCallback):
     """Writes every log entry to `trace.jsonl` and hands it to the tracker."""
 
-    def __init__(
-        self, folder: CellFolder, tracker: Tracker, *, stop_on_non_finite: bool, seconds_before: float = 0.0
-    ) -> None:
+    def __init__(self, folder: CellFolder, tracker: Tracker, *, seconds_before: float = 0.0) -> None:
         self._path = folder.trace
         self._state_path = folder.state
         self._tracker = tracker
-        self._stop_on_non_finite = stop_on_non_finite
         self._seconds_before = seconds_before
         self._started = time.monotonic()
         self._last_tokens: tuple[float, float] | None = None
@@ -44,10 +39,7 @@ class TraceCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """One trace point.
-
-        Raises: TrainError: the loss is not finite and the cell is set to stop on that.
-        """
+        """One trace point."""
         values = {
             name: float(value) for name, value in (logs or {}).items() if _is_number(value) and name not in IGNORED_LOGS
         }
@@ -66,12 +58,6 @@ class TraceCallback(TrainerCallback):
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(f"{point.model_dump_json()}\n")
         self._tracker.log_metrics(values, state.global_step)
-        loss = values.get("loss", 0.0)
-        if self._stop_on_non_finite and not math.isfinite(loss):
-            raise TrainError(
-                f"step {state.global_step}: the training loss is {loss}, so the weights are lost; lower the learning rate, "
-                "warm up longer or clip gradients (stop_on_non_finite: false trains on regardless)"
-            )
 
 
 class EvaluateAtEnd(TrainerCallback):

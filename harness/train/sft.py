@@ -14,6 +14,8 @@ from trl import SFTConfig
 from harness.config import RunConfig, num_processes, process_rank
 from harness.data.splits import Splits
 from harness.data.tokenize import as_columns
+from harness.diagnose.cell_reader import trace_evidence
+from harness.diagnose.spikes import loss_spikes
 from harness.errors import TrainError, boundary
 from harness.grid import Cell
 from harness.models.load import LoadedModel, load_base
@@ -25,10 +27,13 @@ from harness.train.arguments import evaluation_interval, lora_config, sft_argume
 from harness.train.callbacks import EvaluateAtEnd, TraceCallback
 from harness.train.environment import environment, peak_memory_gib
 from harness.train.facts import comparable_facts
+from harness.train.live import StopOnFinding, stop_of
 from harness.train.rows import TrainingRows, prepare_rows
 from harness.train.trainer import ProbingTrainer
 
 logger = logging.getLogger(__name__)
+
+MAX_SPIKES = 5
 
 
 def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> TrainResult:
@@ -65,7 +70,19 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> T
     with boundary(TrainError, "training"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    _record_spikes(trainer, rows, folder, settings)
     return _result(trainer, config, rows, folder, settings, seconds_before + time.monotonic() - started)
+
+
+def _record_spikes(
+    trainer: ProbingTrainer, rows: TrainingRows, folder: CellFolder, settings: Mapping[str, str]
+) -> None:
+    """The rows of the steps whose loss stood out: very long or broken ones are the usual reason."""
+    if process_rank() > 0:
+        return
+    found = loss_spikes(trace_evidence(list(read_lines(folder.trace, TracePoint)), (), settings))
+    worst = sorted(found, key=lambda spike: spike.sigmas, reverse=True)[:MAX_SPIKES]
+    write_lines(folder.batches, trainer.notes.batches(sorted(spike.step for spike in worst), rows.train))
 
 
 def _trainer(
@@ -93,9 +110,9 @@ def _trainer(
 
 
 def _callbacks(config: RunConfig, folder: CellFolder, tracker: Tracker, seconds_before: float) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [
-        TraceCallback(folder, tracker, stop_on_non_finite=config.stop_on_non_finite, seconds_before=seconds_before)
-    ]
+    callbacks: list[TrainerCallback] = [TraceCallback(folder, tracker, seconds_before=seconds_before)]
+    if config.stop_on:
+        callbacks.append(StopOnFinding(folder, config.stop_on))
     if config.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
     return [*callbacks, EvaluateAtEnd()]
@@ -171,6 +188,7 @@ def _result(
     model: PreTrainedModel = trainer.model
     stood_on = environment()
     facts = comparable_facts(config, model, trainer.args, rows.summaries["train"], stood_on)
+    stop = stop_of(trainer.callback_handler.callbacks)
     wants_best = trainer.args.load_best_model_at_end and "best" in found
     return TrainResult(
         steps=trainer.state.global_step,
@@ -191,16 +209,18 @@ def _result(
         peak_memory_gib=peak_memory_gib(),
         settings=dict(settings),
         environment=stood_on,
-        facts=facts | _tokens_seen(config, trainer, rows),
+        facts=facts | ({} if stop else _tokens_seen(config, trainer, rows)),
         stopped_early=config.early_stopping_patience is not None
-        and trainer.state.global_step < trainer.state.max_steps,
+        and trainer.state.global_step < trainer.state.max_steps
+        and stop is None,
+        stopped_on=stop.sentence if stop else "",
     )
 
 
 def _tokens_seen(config: RunConfig, trainer: ProbingTrainer, rows: TrainingRows) -> dict[str, str]:
     """Epochs times tokens, for the trainer's own count starts anew on resume and depends on the order of the rows.
 
-    Left out with early stopping, which makes cells differ by design.
+    Left out with early stopping, which makes cells differ by design; by the caller, where a check ended the training.
     """
     if config.early_stopping_patience is not None:
         return {}
