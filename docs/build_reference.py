@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from pydantic import BaseModel
 
-from harness import config
+from harness import config, eval_config
 from harness.cli.main import HIDDEN, main
 from harness.diagnose.cell import CHECKS
 from harness.resources import bundled
@@ -19,10 +19,10 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("model", config.ModelConfig),
     ("template", config.TemplateConfig),
     ("data", config.DataConfig),
-    ("data.train, data.validation, data.test, evals[].data", config.SourceConfig),
-    ("evals[]", config.EvalConfig),
+    ("data.train, data.validation, data.test, evals[].data", eval_config.SourceConfig),
+    ("evals[]", eval_config.EvalConfig),
     ("evals[].style", StyleRules),
-    ("references[]", config.ReferenceConfig),
+    ("references[]", eval_config.ReferenceConfig),
     ("ranking", config.RankingConfig),
     ("launch", config.LaunchConfig),
     ("tracking", config.TrackingConfig),

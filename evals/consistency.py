@@ -9,10 +9,10 @@ wordings with each other, right or wrong. `style:` in the YAML adds a metric of 
 
 from collections.abc import Callable, Mapping, Sequence
 
-from harness.config import EvalConfig
 from harness.data.examples import load_examples
 from harness.data.sources import load_rows
 from harness.errors import DataError
+from harness.eval_config import EvalConfig
 from harness.records import Example, Score
 from harness.scoring import text
 from harness.scoring.measurement import Measurement

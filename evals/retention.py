@@ -8,10 +8,10 @@ questions that share their `cluster`, `group` or first of `entities` count as on
 
 from collections.abc import Sequence
 
-from harness.config import EvalConfig
 from harness.data.examples import load_examples
 from harness.data.sources import Row, load_rows
 from harness.errors import DataError
+from harness.eval_config import EvalConfig
 from harness.records import Example, Score
 from harness.scoring.choice import choice_accuracy
 from harness.scoring.measurement import Measurement

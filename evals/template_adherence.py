@@ -12,8 +12,8 @@ answer already written. `slices` in the YAML names the kinds: `slices: [system, 
 
 from collections.abc import Sequence
 
-from harness.config import EvalConfig
 from harness.data.adherence_prompts import is_probe, probes, real_prompts
+from harness.eval_config import EvalConfig
 from harness.records import Example, Score
 from harness.scoring.continuation import continuation_failure
 from harness.scoring.json_form import json_failure, loose_json_failure

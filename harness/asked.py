@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.benchmarks_suite import lm_eval_digest
-from harness.config import EvalConfig
 from harness.errors import ConfigError
+from harness.eval_config import EvalConfig
 from harness.grid import Cell
 from harness.records import Example
 from harness.suite import Suite, load_suite, suite_digest, suite_examples

@@ -6,7 +6,7 @@ import logging
 import time
 from pathlib import Path
 
-from harness.config import EvalConfig
+from harness.eval_config import EvalConfig
 from harness.models.lm_eval_tasks import LmEvalResult, check_room, check_task_names, load_tasks, run_lm_eval
 from harness.models.load import LoadedModel
 from harness.records import Generation, Score, SuiteResult

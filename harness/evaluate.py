@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 
-from harness.config import EvalConfig
+from harness.eval_config import EvalConfig
 from harness.models.respondent import Respondent, RowLoss, Sampling
 from harness.records import Estimate, Example, Generation, Score, SuiteResult
 from harness.scoring.expected import as_stated, as_written

@@ -9,8 +9,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness.config import DataConfig, EvalConfig, ExperimentConfig, ReferenceConfig, RunConfig
+from harness.config import DataConfig, ExperimentConfig, RunConfig
 from harness.errors import ConfigError
+from harness.eval_config import EvalConfig, ReferenceConfig
 from harness.library_fields import did_you_mean
 from harness.resources import bundled
 

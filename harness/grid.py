@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from harness.config import EvalConfig, ExperimentConfig, ReferenceConfig, RunConfig
+from harness.config import ExperimentConfig, RunConfig
 from harness.errors import ConfigError
+from harness.eval_config import EvalConfig, ReferenceConfig
 from harness.experiment_file import Location, problems_of, resolve_files, set_dotted
 from harness.records import Record
 from harness.resources import digest

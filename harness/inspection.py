@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.config import DataConfig, RunConfig, SourceConfig, TemplateConfig
+from harness.config import DataConfig, RunConfig, TemplateConfig
 from harness.data.formats import Conversation
 from harness.data.report import DataReport, Lengths, Measure, report_file, score_points
 from harness.data.splits import load_splits, text_of
 from harness.data.tokenize import IGNORED, tokenize
 from harness.errors import ConfigError
+from harness.eval_config import SourceConfig
 from harness.grid import Cell
 from harness.models.ifd import shared_ifd_scores
 from harness.models.load import load_tokenizer, tokenizer_at

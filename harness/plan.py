@@ -9,17 +9,10 @@ from harness import preflight
 from harness.asked import asked_suites
 from harness.benchmarks_suite import check_lm_eval
 from harness.cell_checks import CellCheck
-from harness.config import (
-    DataConfig,
-    EvalConfig,
-    ExperimentConfig,
-    ModelConfig,
-    RankingConfig,
-    RunConfig,
-    TemplateConfig,
-)
+from harness.config import DataConfig, ExperimentConfig, ModelConfig, RankingConfig, RunConfig, TemplateConfig
 from harness.data.splits import data_fingerprint, load_splits
 from harness.errors import ConfigError
+from harness.eval_config import EvalConfig
 from harness.experiment_file import experiment_lines, find_experiment, line_of, load_experiment, resolve_files
 from harness.gates import gate_metric, parse_gate
 from harness.grid import Cell, expand, plan, reference_cell

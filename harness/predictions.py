@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config import SourceConfig
 from harness.data.sources import Row, load_rows
 from harness.errors import DataError
+from harness.eval_config import SourceConfig
 from harness.models.respondent import RowLoss, Sampling
 from harness.records import Example, Generation, StopReason
 from harness.scoring.measurement import ToolCall

@@ -4,11 +4,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.config import NAME, EvalConfig, SourceConfig
 from harness.data.splits import load_splits
 from harness.diagnose.cell import output_findings
 from harness.diagnose.evidence import Evidence
 from harness.errors import ConfigError
+from harness.eval_config import NAME, EvalConfig, SourceConfig
 from harness.evaluate import evaluate
 from harness.plan import Plan, plan_experiment
 from harness.predictions import PredictedAnswers, load_predictions

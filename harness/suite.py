@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from harness.config import EvalConfig
 from harness.data.examples import load_examples
 from harness.errors import EvalError
+from harness.eval_config import EvalConfig
 from harness.library_fields import did_you_mean
 from harness.records import Example, Score
 from harness.resources import bundled, digest

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from harness.config import ReferenceConfig
+from harness.eval_config import ReferenceConfig
 from harness.models.respondent import Sampling
 from harness.models.served import ServedModel
 from harness.records import Example, Generation, Message

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness.config import EvalConfig, SourceConfig
 from harness.data.adherence_prompts import CONTROL_TOKENS, PROBES, PROBES_EACH, SYSTEM, is_probe, probes, real_prompts
 from harness.data.formats import convert
 from harness.data.sources import load_rows
 from harness.errors import EvalError
+from harness.eval_config import EvalConfig, SourceConfig
 from harness.records import Example, Expectation, Generation, Message, StopReason, TemplateInputs
 from harness.scoring.expected import as_written
 from harness.scoring.measurement import Measurement, ToolCall

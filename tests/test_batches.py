@@ -7,7 +7,11 @@ from harness.data.prepare import PreparedCounts, PreparedSplit
 from harness.records import Batch
 from harness.train.batches import BatchNotes
 
-ROWS = {"id": ["short", "long", "other"], "input_ids": [[5, 6], [5, 6, 7, 8], [9]], "labels": [[5, 6], [5, 6, 7, 8], [9]]}
+ROWS = {
+    "id": ["short", "long", "other"],
+    "input_ids": [[5, 6], [5, 6, 7, 8], [9]],
+    "labels": [[5, 6], [5, 6, 7, 8], [9]],
+}
 SPLIT = PreparedSplit(
     Dataset.from_dict(ROWS), PreparedCounts(rows=3, truncated=0, dropped=(), tokens=7, supervised_tokens=4)
 )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import EvalConfig
 from harness.diagnose.wordings import wording_spread
 from harness.errors import DataError
+from harness.eval_config import EvalConfig
 from harness.evaluate import evaluate
 from harness.predictions import PredictedAnswers
 from harness.records import Example, Generation, Message, Score, SuiteResult

@@ -10,7 +10,9 @@ def row(name: str, question: str, answer: str) -> Conversation:
     return Conversation(id=name, messages=turns)
 
 
-SENTENCE = "The old lighthouse keeper walked slowly down the winding path towards the empty harbour every single morning."
+SENTENCE = (
+    "The old lighthouse keeper walked slowly down the winding path towards the empty harbour every single morning."
+)
 TRAIN = [
     row("t1", "What is the capital of France?", "Paris is the capital of France."),
     row("t2", "Tell me about the keeper of the lighthouse on the northern cliffs of the island", SENTENCE),

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from harness.config import DataConfig, FilterConfig, SourceConfig
+from harness.config import DataConfig, FilterConfig
 from harness.data.formats import Conversation
 from harness.data.splits import Splits, load_splits, text_of
 from harness.errors import DataError
+from harness.eval_config import SourceConfig
 
 Write = Callable[..., Path]
 NAMES = ("train", "validation", "test")

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from harness.config import DataConfig, SourceConfig
+from harness.config import DataConfig
 from harness.data.formats import Conversation
 from harness.data.problems import DataProblem
 from harness.data.report import DataReport, Lengths, report_file, report_splits
 from harness.data.splits import load_splits
 from harness.errors import DataError
+from harness.eval_config import SourceConfig
 
 Write = Callable[..., Path]
 CUT = "The river rises in the hills above the town. It runs through two lakes and a gorge before it reaches the sea near the old"

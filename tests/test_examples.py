@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import SourceConfig
 from harness.data.examples import load_examples
 from harness.errors import DataError
+from harness.eval_config import SourceConfig
 from harness.records import Example
 
 

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "harness"
 LAYERS = {
     "errors": 0, "records": 0, "resources": 0, "style_rules": 0, "languages": 0,
-    "library_fields": 0, "config": 1, "experiment_file": 2, "stats": 1, "scoring": 1,
+    "library_fields": 0, "eval_config": 0.5, "config": 1, "experiment_file": 2, "stats": 1, "scoring": 1,
     "grid": 3, "suite": 3, "store": 2, "data": 2, "gates": 2,
     "models": 3, "tracking": 4, "rank": 3, "report": 3, "launch": 3,
     "train": 5, "evaluate": 4, "diagnose": 4, "preflight": 5, "predictions": 4, "benchmarks_suite": 4, "asked": 5, "respondents": 5,

@@ -13,9 +13,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from harness.benchmarks_suite import check_lm_eval, lm_eval_digest, lm_eval_result
-from harness.config import EvalConfig, RunConfig
+from harness.config import RunConfig
 from harness.data.tokenize import prompt_ids
 from harness.errors import EvalError
+from harness.eval_config import EvalConfig
 from harness.models.generate import generate
 from harness.models.lm_eval_metrics import task_metrics
 from harness.models.load import LoadedModel, load_base

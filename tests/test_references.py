@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.config import EvalConfig, RunConfig
+from harness.config import RunConfig
 from harness.data.formats import Conversation
 from harness.data.grammar import LOOKUP_TOOL
 from harness.data.tokenize import prompt_ids, tokenized_answer
+from harness.eval_config import EvalConfig
 from harness.evaluate import evaluate
 from harness.models.answer_cache import AnswerCache
 from harness.models.generate import Completion

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from harness.config import ReferenceConfig, RunConfig
+from harness.config import RunConfig
 from harness.data.grammar import LOOKUP_TOOL
 from harness.data.tokenize import prompt_ids
 from harness.errors import ModelError
+from harness.eval_config import ReferenceConfig
 from harness.models.generate import generate
 from harness.models.load import LoadedModel, load_base
 from harness.models.respondent import Sampling

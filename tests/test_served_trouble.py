@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from harness.config import ReferenceConfig
 from harness.errors import ModelError
+from harness.eval_config import ReferenceConfig
 from harness.models.respondent import Sampling
 from harness.models.served import ServedModel
 from harness.records import Example
@@ -252,7 +252,7 @@ def test_one_failure_ends_the_others_and_keeps_what_came_before() -> None:
 def test_ctrl_c_ends_at_once() -> None:
     code = """
 import sys
-from harness.config import ReferenceConfig
+from harness.eval_config import ReferenceConfig
 from harness.models.respondent import Sampling
 from harness.models.served import ServedModel
 from harness.records import Example

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from harness.config import SourceConfig
 from harness.data.sources import fingerprint, load_rows, local_paths, read_rows
 from harness.errors import DataError
+from harness.eval_config import SourceConfig
 
 Write = Callable[..., Path]
 GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
@@ -311,7 +311,7 @@ def test_hub_rows_are_read_offline_from_the_cache_of_the_hub(tmp_path: Path) -> 
     (snapshot / "README.md").write_text(card)
     (snapshot / "rows.jsonl").write_text(lines(PAIRS))
     code = (
-        "import json, sys; from harness.config import SourceConfig; from harness.data.sources import load_rows;"
+        "import json, sys; from harness.eval_config import SourceConfig; from harness.data.sources import load_rows;"
         "rows = load_rows(SourceConfig(**json.loads(sys.argv[1])));"
         "print(json.dumps([[row.where, dict(row.content)] for row in rows]))"
     )

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.cli.main import main
-from harness.config import EvalConfig
 from harness.errors import EvalError
+from harness.eval_config import EvalConfig
 from harness.scoring.definitions import DEFINITIONS, metric_definition
 from harness.scoring.table import SAMPLE_SCORERS, SCORERS
 from harness.suite import chosen_scorers, known_suites, load_suite

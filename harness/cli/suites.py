@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from harness.cli.options import json_option
-from harness.config import EvalConfig
 from harness.errors import HarnessError
+from harness.eval_config import EvalConfig
 from harness.scoring.definitions import metric_definition
 from harness.scoring.table import SAMPLE_SCORERS, SCORERS
 from harness.suite import known_suites, load_suite

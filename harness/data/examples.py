@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.config import SourceConfig
 from harness.data.formats import convert
 from harness.data.sources import Row, load_rows
 from harness.errors import DataError
+from harness.eval_config import SourceConfig
 from harness.records import Example, Expectation
 
 PROMPTS = ("prompt", "question", "instruction", "text", "query")

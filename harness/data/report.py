@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.config import DataConfig, SourceConfig
+from harness.config import DataConfig
 from harness.data.formats import PREFERENCE, Conversation, convert
 from harness.data.leakage import exact_duplicates, near_duplicates, overlap
 from harness.data.problems import (
@@ -23,6 +23,7 @@ from harness.data.quality import RowScores, language_mix, row_scores
 from harness.data.sources import Read, read_rows
 from harness.data.splits import Splits, answer_of, instruction_of, text_of
 from harness.errors import DataError
+from harness.eval_config import SourceConfig
 from harness.records import Record, Severity
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.config import SourceConfig
 from harness.data.files import FILE_SUFFIXES, Item, read_file, unreadable, without_filler
 from harness.errors import DataError
+from harness.eval_config import SourceConfig
 from harness.resources import EMBEDDED_PREFIX, embedded
 
 logger = logging.getLogger(__name__)

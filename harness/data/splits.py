@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from harness.config import DataConfig, SourceConfig
+from harness.config import DataConfig
 from harness.data.formats import Conversation, convert
 from harness.data.layouts import parse_template
 from harness.data.quality import kept, row_scores
 from harness.data.sources import fingerprint, load_rows
 from harness.errors import DataError
+from harness.eval_config import SourceConfig
 from harness.records import Dropped, Message, SplitName
 from harness.resources import digest
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-from harness.config import ReferenceConfig, api_key
+from harness.config import api_key
 from harness.errors import ModelError
+from harness.eval_config import ReferenceConfig
 from harness.models.wire import Request
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.config import EvalConfig
 from harness.errors import EvalError, boundary
+from harness.eval_config import EvalConfig
 from harness.library_fields import did_you_mean
 from harness.models.lm_eval_metrics import (
     BenchmarkDocument,

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from harness.config import ReferenceConfig
 from harness.errors import ModelError
+from harness.eval_config import ReferenceConfig
 from harness.models.endpoint import Endpoint, cannot_continue, is_too_long
 from harness.models.respondent import RowLoss, Sampling
 from harness.models.wire import Answer, Request, answer_of, generation_of, reply_of, request_for

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from benchmarks.template_table import with_template
-from harness.config import SourceConfig
 from harness.data.adherence_prompts import real_prompts
 from harness.data.formats import Conversation, convert
 from harness.data.masks import mask_answers
 from harness.data.sources import load_rows
 from harness.data.tokenize import TokenPlan, prompt_ids, renderer, tokenized_answer
 from harness.errors import TemplateError
+from harness.eval_config import SourceConfig
 from harness.models.load import tokenizer_at
 from harness.models.templates import plan_tokens
 from harness.records import Example, Expectation, Message

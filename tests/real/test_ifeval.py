@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from harness.benchmarks_suite import lm_eval_result
-from harness.config import EvalConfig, RunConfig, SourceConfig
+from harness.config import RunConfig
 from harness.data.examples import load_examples
+from harness.eval_config import EvalConfig, SourceConfig
 from harness.models.load import load_base
 from harness.records import Example, Generation
 from harness.scoring.ifeval import ifeval_loose, ifeval_strict

@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli.main import main
-from harness.config import SourceConfig
 from harness.data.formats import Converted, convert
 from harness.data.sources import load_rows
 from harness.errors import DataError
+from harness.eval_config import SourceConfig
 
 SHARED = """\
 training:
