@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from harness.eval_config import EvalConfig
-from harness.models.respondent import Respondent, RowLoss, Sampling
+from harness.models.respondent import OpenModel, Respondent, RowLoss, Sampling
 from harness.records import Estimate, Example, Generation, Score, SuiteResult
 from harness.scoring.expected import as_stated, as_written
-from harness.scoring.measurement import Measurement, Scorer
+from harness.scoring.measurement import Measurement, Scorer, ToolCall
 from harness.scoring.table import CHOICE_SCORERS, NLL_SCORERS
 from harness.scoring.thinking import opened_by
 from harness.stats import estimate
@@ -58,9 +58,10 @@ def _measured(
 ) -> list[Measurement]:  # fmt: skip
     """Every example with all that scorers may look at; answer and reference are compared as they follow the prompt."""
     as_text = suite.ask == "text"
-    written = asked.written_references(examples, as_text=as_text)
-    losses = asked.reference_losses(examples, as_text=as_text) if chosen.needs_nll else {}
-    choices = asked.choice_logprobs(examples, as_text=as_text) if chosen.needs_choices else {}
+    model = asked if isinstance(asked, OpenModel) else None
+    written = model.written_references(examples, as_text=as_text) if model else {}
+    losses = model.reference_losses(examples, as_text=as_text) if model and chosen.needs_nll else {}
+    choices = model.choice_logprobs(examples, as_text=as_text) if model and chosen.needs_choices else {}
     measured = []
     for example, samples in zip(examples, answers, strict=True):
         text = written.get(example.id)
@@ -79,12 +80,15 @@ def _measured(
                 samples=opened,
                 choice_logprobs=choices.get(example.id, ()),
                 prompt_differs=text is None if example.id in written else None,
-                parsed_calls=asked.parsed_calls(example, samples[0])
-                if example.expect.tools or example.inputs.tools
-                else None,
+                parsed_calls=_parsed_calls(model, example, samples[0]),
             )
         )
     return measured
+
+
+def _parsed_calls(model: OpenModel | None, example: Example, answer: Generation) -> tuple[ToolCall, ...] | None:
+    has_tools = example.expect.tools or example.inputs.tools
+    return model.parsed_calls(example, answer) if model is not None and has_tools else None
 
 
 def _is_finite(loss: RowLoss) -> bool:

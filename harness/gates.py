@@ -65,7 +65,7 @@ def gate_metric(text: str) -> str:
 
 def _no_errors(candidate: Candidate) -> str:
     errors = [f for f in candidate.findings if f.outcome == "fired" and f.severity == "error"]
-    return "; ".join(f"{f.check}: {f.message}" for f in errors)
+    return "; ".join(f"{f.check}: {f.message.rstrip('.')}" for f in errors)
 
 
 def _threshold(candidate: Candidate, metric: str, part: Part, sign: str, number: float) -> str:

@@ -7,9 +7,8 @@ from typing import Any
 from harness.data.sources import Row, load_rows
 from harness.errors import DataError
 from harness.eval_config import SourceConfig
-from harness.models.respondent import RowLoss, Sampling
+from harness.models.respondent import Sampling
 from harness.records import Example, Generation, StopReason
-from harness.scoring.measurement import ToolCall
 
 ANSWERS = ("prediction", "response", "completion", "generation", "output")
 IDS = ("id", "example_id", "task_id", "key")
@@ -61,7 +60,7 @@ def _answer(content: Mapping[str, Any]) -> str | None:
 
 
 class PredictedAnswers:
-    """A respondent that has answered already; it knows no losses."""
+    """A respondent that has answered already."""
 
     control_tokens: tuple[str, ...] = ()
 
@@ -100,19 +99,3 @@ class PredictedAnswers:
                 completion_tokens=0,
             )
         return known.model_copy(update={"prompt": prompt, "example_id": example.id})
-
-    def reference_losses(self, examples: Sequence[Example], *, as_text: bool) -> Mapping[str, RowLoss]:
-        """None is known."""
-        return {}
-
-    def choice_logprobs(self, examples: Sequence[Example], *, as_text: bool) -> Mapping[str, tuple[float, ...]]:
-        """None is known."""
-        return {}
-
-    def written_references(self, examples: Sequence[Example], *, as_text: bool) -> Mapping[str, str | None]:
-        """References are as in the data."""
-        return {}
-
-    def parsed_calls(self, example: Example, generation: Generation) -> tuple[ToolCall, ...] | None:
-        """There is no tokenizer."""
-        return None

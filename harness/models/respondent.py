@@ -1,7 +1,7 @@
 """Whoever answers prompts: a model in this process, a server, or predictions that were made elsewhere."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from harness.records import Example, Generation
 from harness.scoring.measurement import ToolCall
@@ -29,7 +29,7 @@ class RowLoss(NamedTuple):
 
 
 class Respondent(Protocol):
-    """Answers examples; what it can't tell is left out, never made up."""
+    """Answers examples: a server, predictions of another system, or a model of this process."""
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
@@ -47,6 +47,11 @@ class Respondent(Protocol):
 
         Raises: ModelError: it can't answer at all.
         """
+
+
+@runtime_checkable
+class OpenModel(Respondent, Protocol):
+    """A respondent whose probabilities and tokenizer can be seen; what it can't tell is left out, never made up."""
 
     def reference_losses(self, examples: Sequence[Example], *, as_text: bool) -> Mapping[str, RowLoss]:
         """Example id -> NLL of its reference after its prompt; without those that can't be told."""

@@ -12,10 +12,9 @@ from urllib.parse import urljoin
 from harness.errors import ModelError
 from harness.eval_config import ReferenceConfig
 from harness.models.endpoint import Endpoint, cannot_continue, is_too_long
-from harness.models.respondent import RowLoss, Sampling
+from harness.models.respondent import Sampling
 from harness.models.wire import Answer, Request, answer_of, generation_of, reply_of, request_for
 from harness.records import Example, Generation
-from harness.scoring.measurement import ToolCall
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -78,22 +77,6 @@ class ServedModel:
         ]
         self._warn(found, sampling)
         return found
-
-    def reference_losses(self, examples: Sequence[Example], *, as_text: bool) -> Mapping[str, RowLoss]:
-        """See `Respondent`."""
-        return {}
-
-    def choice_logprobs(self, examples: Sequence[Example], *, as_text: bool) -> Mapping[str, tuple[float, ...]]:
-        """See `Respondent`."""
-        return {}
-
-    def written_references(self, examples: Sequence[Example], *, as_text: bool) -> Mapping[str, str | None]:
-        """See `Respondent`."""
-        return {}
-
-    def parsed_calls(self, example: Example, generation: Generation) -> tuple[ToolCall, ...] | None:
-        """The server's parser has had its say: the text holds what it found."""
-        return None
 
     async def _ask(self, requests: Sequence[Request]) -> None:
         """Keeps every answer as it comes, so that a failure or Ctrl-C loses none that came before."""

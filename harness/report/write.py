@@ -66,7 +66,7 @@ def _metric_name(name: str) -> Markup:
 def _fired(findings: Sequence[Finding]) -> Markup:
     shown = {f.check: f.severity for f in findings if f.is_warning}
     return Markup(", ").join(
-        Markup('<span class="{}">{}</span>').format(severity, check) for check, severity in shown.items()
+        Markup('<span class="{}">{}</span>').format(severity, _metric_name(check)) for check, severity in shown.items()
     )
 
 
