@@ -64,7 +64,7 @@ def _shown(value: object) -> str:
     if isinstance(value, BaseModel):
         return "see below"
     if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-        return "`[" + ", ".join(str(getattr(item, "suite", getattr(item, "name", item))) for item in value) + "]`"
+        return "`[" + ", ".join(str(getattr(item, "name", "") or getattr(item, "suite", item)) for item in value) + "]`"
     return "" if value in (None, "", {}, ()) else f"`{list(value) if isinstance(value, tuple) else value}`"
 
 

@@ -5,6 +5,9 @@ or those of the experiment's test split, are asked in several neutral wordings e
 `correct` compares with the reference, and in slices for each wording (`correct.please`); `same_answer` compares the
 wordings with each other, right or wrong. `style:` in the YAML adds a metric of that name:
 `{suite: consistency, limit: 50, style: {max_words: 40, language: en}}`.
+
+The cluster of an example is its question, whatever `cluster` its row states: wordings are compared within a question, so
+intervals take questions on one document for independent.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +46,7 @@ def load(test: Sequence[Example], options: EvalConfig) -> Sequence[Example]:
         for example in (test if options.data is None else load_examples(options.data))[: options.limit]
         for wording in _worded(example)
     ]
-    questions = list(dict.fromkeys(example.cluster for example in asked))[: options.limit]
+    questions = set(list(dict.fromkeys(example.cluster for example in asked))[: options.limit])
     return [example for example in asked if example.cluster in questions]
 
 

@@ -12,7 +12,7 @@ METRICS = ("exact_match", "normalized_match", "starts_with_reference", "rouge_l"
 
 SUITE = Suite(
     name="held_out",
-    version=3,
+    version=4,
     description="held-out answers: exact and normalized match, ROUGE-L, chrF, NLL and bits per byte of the reference",
     scorers={name: SCORERS[name] for name in METRICS},
     needs_nll=True,

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.benchmarks_suite import lm_eval_digest
-from harness.errors import ConfigError
 from harness.eval_config import EvalConfig
 from harness.grid import Cell
 from harness.records import Example
@@ -24,7 +23,7 @@ class AskedSuite(NamedTuple):
 def asked_suites(cell: Cell, evals: Sequence[EvalConfig], test: Sequence[Example]) -> list[AskedSuite]:
     """The entries of `evals` that this cell or reference can be asked.
 
-    Predictions answer one suite; benchmarks need the model itself.
+    Predictions answer one suite; benchmarks need the model itself. A reference may have nothing to answer.
 
     Raises: HarnessError: a suite can't be loaded, or has no examples.
     """
@@ -34,13 +33,10 @@ def asked_suites(cell: Cell, evals: Sequence[EvalConfig], test: Sequence[Example
         if reference is not None and reference.predictions is not None and options.label != reference.suite:
             continue
         if options.lm_eval:
-            if reference is None or (reference.url is None and reference.few_shot is None):
+            if reference is None or reference.kind in ("base", "model"):
                 asked.append(AskedSuite(options, lm_eval_digest(options), None, ()))
             continue
         suite = load_suite(options.suite)
         examples = suite_examples(suite, options, test)
         asked.append(AskedSuite(options, suite_digest(suite, options, examples), suite, examples))
-    if not asked:
-        assert reference is not None, "a cell is asked every suite"
-        raise ConfigError(f"references: {reference.name} answers {reference.suite!r}, which is no suite of evals")
     return asked

@@ -52,12 +52,17 @@ def lm_eval_digest(options: EvalConfig) -> str:
 
 
 def _content(include_path: str | None) -> dict[str, str]:
-    """Path -> digest of the user's own tasks and the data beside them."""
+    """Path -> digest of the user's own tasks and the data beside them, without what runs write."""
     if include_path is None:
         return {}
     folder = Path(include_path)
-    files = sorted(path for path in folder.rglob("*") if path.suffix in TASK_FILES and path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix in TASK_FILES}
+    own = {name: path for name, path in found.items() if path.is_file() and not _is_left_out(name)}
+    return {str(name): hashlib.sha256(own[name].read_bytes()).hexdigest() for name in sorted(own)}
+
+
+def _is_left_out(name: Path) -> bool:
+    return any(part == "mlruns" or part.startswith(".") for part in name.parts[:-1])
 
 
 def lm_eval_result(loaded: LoadedModel, options: EvalConfig, folder: CellFolder) -> SuiteResult:
@@ -67,13 +72,15 @@ def lm_eval_result(loaded: LoadedModel, options: EvalConfig, folder: CellFolder)
     """
     started = time.monotonic()
     result = run_lm_eval(loaded, options)
-    write_lines(folder.generations(options.label), _generations(result, loaded))
+    key = lm_eval_digest(options)
+    write_lines(folder.generations(options.label, key), _generations(result, loaded))
     seconds = time.monotonic() - started
     logger.info("%s: %d documents in %.1f s", options.label, len(result.documents), seconds)
     return SuiteResult(
         suite=options.label,
+        kind="lm_eval",
         version=VERSION,
-        digest=lm_eval_digest(options),
+        digest=key,
         metrics={metric.name: metric.estimate for metric in result.metrics},
         scores=tuple(
             Score(example_id=document, metric=metric.name, value=value)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from harness.eval_config import NAME, EvalConfig, ReferenceConfig, Section, SourceConfig, as_references
 from harness.library_fields import FieldSet, lora_config_fields, quantization_fields, sft_config_fields
@@ -285,6 +285,20 @@ class ExperimentConfig(Section):
         names = [item.name for item in value]
         if len(set(names)) < len(names):
             raise ValueError("two references have the same name; give each its own")
+        return value
+
+    @field_validator("references")
+    @classmethod
+    def _answered_suites(cls, value: tuple[ReferenceConfig, ...], info: ValidationInfo) -> tuple[ReferenceConfig, ...]:
+        if "evals" not in info.data:
+            return value
+        labels = [item.label for item in info.data["evals"] if not item.lm_eval]
+        for item in value:
+            if item.predictions is not None and item.suite not in labels:
+                raise ValueError(
+                    f"the reference {item.name} answers {item.suite!r}, which is no suite of evals that predictions can answer; "
+                    "add it there or change the reference's `suite`"
+                )
         return value
 
     @field_validator("grid")

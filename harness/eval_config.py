@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -109,6 +110,8 @@ class ReferenceConfig(Section):
     """Another model, such as the base's instruct version, through its own chat template; with `url`, what the server calls it."""
     revision: str | None = None
     """Of that model on the Hub."""
+    trust_remote_code: bool = False
+    """Runs Python that comes with that model: only for a source you trust."""
     url: str | None = None
     """An OpenAI-compatible server, such as `http://localhost:8000/v1`."""
     api_key_env: str = "OPENAI_API_KEY"
@@ -134,6 +137,16 @@ class ReferenceConfig(Section):
         if self.few_shot is not None:
             return "few_shot"
         return "model" if self.model is not None else "base"
+
+    @field_validator("url")
+    @classmethod
+    def _url_without_password(cls, value: str | None) -> str | None:
+        if value is not None and "@" in urlsplit(value).netloc:
+            raise ValueError(
+                "the address holds a user or a password, which would reach files and logs; put the password into the environment "
+                "variable that api_key_env names"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_kind(self) -> "ReferenceConfig":

@@ -6,9 +6,11 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 
+from harness.errors import EvalError, boundary
 from harness.eval_config import EvalConfig
 from harness.models.respondent import OpenModel, Respondent, RowLoss, Sampling
 from harness.records import Estimate, Example, Generation, Score, SuiteResult
+from harness.resources import digest
 from harness.scoring.expected import as_stated, as_written
 from harness.scoring.measurement import Measurement, Scorer, ToolCall
 from harness.scoring.table import CHOICE_SCORERS, NLL_SCORERS
@@ -20,8 +22,9 @@ from harness.suite import Chosen, Suite, chosen_scorers, suite_digest
 logger = logging.getLogger(__name__)
 
 UNANSWERED = ("prompt_too_long", "not_asked")
-# What MLflow takes in a metric's name.
-UNSAFE = re.compile(r"[^A-Za-z0-9_\- ./]")
+# What MLflow takes in a metric's name and a gate can name.
+UNSAFE = re.compile(r"[^\w\-.]")
+MAX_SLICE_NAME = 80
 
 
 def evaluate(
@@ -34,16 +37,18 @@ def evaluate(
         options.max_new_tokens, options.num_samples, options.temperature, options.top_p, options.sampling_seed
     )
     answers = respondent.generations(examples, as_text=suite.ask == "text", sampling=sampling)
-    write_lines(folder.generations(options.label), [generation for samples in answers for generation in samples])
+    key = suite_digest(suite, options, examples)
+    write_lines(folder.generations(options.label, key), [generation for samples in answers for generation in samples])
     measured = _measured(suite, chosen, examples, answers, respondent)
     scores = _scores(chosen, measured)
     seconds = time.monotonic() - started
     logger.info("%s: %d examples in %.1f s", options.label, len(examples), seconds)
-    slices = {example.id: tuple(UNSAFE.sub("_", name) for name in example.slices) for example in examples}
+    slices = {example.id: tuple(_slice_name(name) for name in example.slices) for example in examples}
     return SuiteResult(
         suite=options.label,
+        kind=suite.name,
         version=suite.version,
-        digest=suite_digest(suite, options, examples),
+        digest=key,
         metrics=_metrics(chosen.names, scores),
         slice_metrics=_slice_metrics(chosen.names, scores, slices),
         scores=tuple(scores),
@@ -51,6 +56,12 @@ def evaluate(
         slices=slices,
         seconds=seconds,
     )
+
+
+def _slice_name(name: str) -> str:
+    """The name as metrics and gates spell it; a long one is cut and keeps apart from others by a digest."""
+    safe = UNSAFE.sub("_", name)
+    return safe if len(safe) <= MAX_SLICE_NAME else f"{safe[:MAX_SLICE_NAME]}-{digest(name)}"
 
 
 def _measured(
@@ -101,15 +112,26 @@ def _scores(chosen: Chosen, measured: Sequence[Measurement]) -> list[Score]:
         unanswered = item.generation.stop_reason in UNANSWERED
         for name, scorer in (*chosen.each.items(), *chosen.samples.items()):
             # Asked even of no answer: only the scorer knows whether its metric applies to the example.
-            score = scorer(item) if name in chosen.samples else _mean_score(scorer, item)
+            with boundary(EvalError, f"the scorer {name} failed on example {item.example.id}"):
+                score = scorer(item) if name in chosen.samples else _mean_score(scorer, item)
             if score is None:
                 continue
-            if unanswered and name not in (*NLL_SCORERS, *CHOICE_SCORERS):
+            if unanswered and name not in (*NLL_SCORERS, *CHOICE_SCORERS) and not _rests_on_choices(scorer, item):
                 score = score.model_copy(update={"value": None, "failure": item.generation.stop_reason})
-            scores.append(score)
-    for group_scorer in chosen.groups.values():
-        scores.extend(group_scorer([item for item in measured if item.generation.stop_reason not in UNANSWERED]))
+            scores.append(score.model_copy(update={"metric": name}))
+    answered = [item for item in measured if item.generation.stop_reason not in UNANSWERED]
+    for name, group_scorer in chosen.groups.items():
+        with boundary(EvalError, f"the scorer {name} failed"):
+            scores.extend(score.model_copy(update={"metric": name}) for score in group_scorer(answered))
     return scores
+
+
+def _rests_on_choices(scorer: Scorer, item: Measurement) -> bool:
+    """Whether a verdict comes from the choices' log-probabilities, which need no room for an answer."""
+    if not item.choice_logprobs:
+        return False
+    blind = scorer(dataclasses.replace(item, choice_logprobs=()))
+    return blind is None or blind.value is None
 
 
 def _mean_score(scorer: Scorer, item: Measurement) -> Score | None:

@@ -1,6 +1,7 @@
 """From an experiment file to a report: plan, preflight, launch, collect, rank."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from harness.store import (
     write_text,
 )
 from harness.tracking import connection, experiment_run
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +107,6 @@ def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -
     public = json.loads(config.model_dump_json())
     if config.tracking.uri:
         public["tracking"]["uri"] = connection.without_password(config.tracking.uri)
-    for reference in public["references"]:
-        if reference["url"]:
-            reference["url"] = connection.without_password(reference["url"])
     write_text(folder.config, json.dumps({"config": public}))
     parent = experiment_run.open_parent_run(folder, experiment_id, config.name, public)
     processes = config.launch.processes_per_cell
@@ -184,11 +184,8 @@ def collect(made: Plan) -> Collected:
         files = [made.folder.cell(cell.id).result for cell in cells]
         return [read_record(path, CellResult) for path in files if path.exists()]
 
-    imported = [
-        read_record(path, CellResult) for path in sorted(made.folder.imported("x").path.parent.glob("*/result.json"))
-    ]
-    references = [*results(made.references), *imported]
-    cells = results(made.cells)
+    own, cells = results(made.references), results(made.cells)
+    references = [*own, *_imported(made.folder, [*own, *cells])]
     if not cells:
         raise ConfigError(f"experiment {made.config.name!r} has no results yet; start it with `harness run`")
     bases = untouched_bases(references)
@@ -202,6 +199,22 @@ def collect(made: Plan) -> Collected:
     return Collected(cells, references, findings)
 
 
+def _imported(folder: ExperimentFolder, beside: Sequence[CellResult]) -> list[CellResult]:
+    """Predictions that were scored later, with the suites of which cells and references answered the same examples."""
+    asked = {(suite.suite, suite.digest) for result in beside for suite in result.suites}
+    found = []
+    for path in sorted(folder.imported("x").path.parent.glob("*/result.json")):
+        row = read_record(path, CellResult)
+        kept = tuple(suite for suite in row.suites if (suite.suite, suite.digest) in asked)
+        for suite in row.suites:
+            if suite not in kept:
+                logger.warning("%s: left out of the tables with %s, which the cells were asked otherwise; repeat `harness score`",
+                               row.name, suite.suite)  # fmt: skip
+        if kept:
+            found.append(row.model_copy(update={"suites": kept}))
+    return found
+
+
 def rank_experiment(made: Plan, collected: Collected) -> Ranking:
     """The ranking; cells without a result are listed as not trained yet."""
     ranking = rank(made.config.name, made.config.ranking, *collected)
@@ -211,7 +224,14 @@ def rank_experiment(made: Plan, collected: Collected) -> Ranking:
         for cell in made.cells
         if cell.id not in done
     )
-    return ranking.model_copy(update={"excluded": (*ranking.excluded, *missing)})
+    asked = {result.cell for result in collected.references}
+    absent = [
+        f"{cell.name} was not evaluated yet; start it with `harness run`"
+        for cell in made.references
+        if cell.id not in asked
+    ]
+    update = {"excluded": (*ranking.excluded, *missing), "caveats": (*ranking.caveats, *absent)}
+    return ranking.model_copy(update=update)
 
 
 def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
@@ -219,7 +239,7 @@ def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
     collected = collect(made)
     ranking = rank_experiment(made, collected)
     cells, references, findings = collected
-    no_failure = all(result.status == "finished" for result in (*cells, *references))
+    no_failure = all(result.status == "finished" and not result.suite_errors for result in (*cells, *references))
     if not changed and made.folder.report("html").exists() and _is_known(made.folder, ranking):
         return ranking, no_failure
     write_record(made.folder.ranking, ranking)

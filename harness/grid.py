@@ -193,5 +193,7 @@ def reference_cell(reference: ReferenceConfig, name: str, config: RunConfig, fin
         fingerprint: digest of these, and of the file of its predictions.
     """
     asked = reference.model_dump(exclude={"concurrency", "timeout_seconds", "max_retries", "api_key_env"})
-    group = digest(["reference", asked, name, config.model.model_dump(), fingerprint])
+    # An adapter decides in which precision a base is loaded.
+    loaded = [config.model.model_dump(), config.quantization, config.adapter is not None]
+    group = digest(["reference", asked, name, loaded, fingerprint])
     return Cell(id=group, name=name, group=group, overrides={}, seed=None, config=config, reference=reference)

@@ -13,6 +13,7 @@ from harness.cell_checks import CellCheck
 from harness.config import local_rank, process_rank
 from harness.data.contamination import contamination, sample_answers
 from harness.data.splits import Splits, load_splits
+from harness.errors import EvalError, HarnessError
 from harness.evaluate import evaluate
 from harness.grid import CellSpec
 from harness.models.extraction import extract
@@ -105,12 +106,16 @@ def _work(spec: CellSpec, folder: CellFolder, tracker: Tracker, stage: _Stage) -
     if spec.cell.seed is not None:
         stage.enter("training", spec.cell.config.planned_steps(len(splits.train)))
         is_new = not (folder.path / "train.json").exists()
+        if is_new:
+            folder.forget_evaluations()
         trained = folder.once("train", TrainResult, lambda: train(spec.cell, folder, tracker, splits))
         if is_new:
             tracker.log_train(trained, folder.path)
     stage.enter("evaluating")
-    suites = _evaluate_all(spec, folder, tracker, splits, trained)
-    return CellResult(**_identity(spec), status="finished", mlflow_run_id=tracker.run_id, suites=suites, train=trained)
+    suites, errors = _evaluate_all(spec, folder, tracker, splits, trained)
+    return CellResult(
+        **_identity(spec), status="finished", mlflow_run_id=tracker.run_id, suites=suites, suite_errors=errors, train=trained
+    )  # fmt: skip
 
 
 def _splits(spec: CellSpec, folder: CellFolder) -> Splits:
@@ -144,24 +149,32 @@ def _failed(spec: CellSpec, run_id: str, stage: str, error: BaseException) -> Ce
 
 def _evaluate_all(
     spec: CellSpec, folder: CellFolder, tracker: Tracker, splits: Splits, trained: TrainResult | None
-) -> tuple[SuiteResult, ...]:
-    """Runs the suites that have no record yet; a model is loaded only if there are any."""
+) -> tuple[tuple[SuiteResult, ...], dict[str, str]]:
+    """Runs the suites that have no record yet, and says why where one can't be asked; a model is loaded only if there are any."""
     respondent = respondent_of(spec.cell, folder, splits, trained)
     if trained is not None and not folder.extraction.exists():
         assert isinstance(respondent, LocalModel), "a trained cell is asked in this process"
         _probe_memory(spec, folder, splits, respondent.loaded, trained)
-    results = []
+    results, errors = [], {}
     for asked in asked_suites(spec.cell, spec.evals, [row.example() for row in splits.test]):
         label = asked.options.label
         path = folder.suite_result(label, asked.digest)
         is_new = not path.exists()
-        result = once(path, SuiteResult, partial(_evaluate_one, asked, respondent, folder))
+        try:
+            result = once(path, SuiteResult, partial(_evaluate_one, asked, respondent, folder))
+        except HarnessError as error:
+            # A suite of the user's, or one that a server can't answer: the others are none the worse.
+            logger.error("%s: %s", label, error)
+            errors[label] = f"{label}: {error}"
+            continue
         if is_new:
-            tracker.log_suite(result, list(read_lines(folder.generations(label), Generation)))
+            tracker.log_suite(result, list(read_lines(folder.generations(label, asked.digest), Generation)))
         if trained is not None and asked.suite is not None:
             _note_overlap(asked, folder, splits, trained.splits["train"].digest)
         results.append(result)
-    return tuple(results)
+    if errors and not results:
+        raise EvalError("; ".join(errors.values()))
+    return tuple(results), errors
 
 
 def _evaluate_one(asked: AskedSuite, respondent: Respondent, folder: CellFolder) -> SuiteResult:

@@ -9,7 +9,7 @@ from harness import preflight
 from harness.asked import asked_suites
 from harness.benchmarks_suite import check_lm_eval
 from harness.cell_checks import CellCheck
-from harness.config import DataConfig, ExperimentConfig, ModelConfig, RankingConfig, RunConfig, TemplateConfig
+from harness.config import DataConfig, ExperimentConfig, RankingConfig, RunConfig, TemplateConfig
 from harness.data.splits import data_fingerprint, load_splits
 from harness.errors import ConfigError
 from harness.eval_config import EvalConfig
@@ -17,7 +17,7 @@ from harness.experiment_file import experiment_lines, find_experiment, line_of, 
 from harness.gates import gate_metric, parse_gate
 from harness.grid import Cell, expand, plan, reference_cell
 from harness.library_fields import did_you_mean
-from harness.models.load import model_fingerprint
+from harness.models.load import load_tokenizer, model_fingerprint
 from harness.models.templates import template_key
 from harness.predictions import load_predictions
 from harness.records import CellResult, Example
@@ -79,9 +79,14 @@ def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -
             continue
         run = bases[0]
         if reference.model is not None and reference.url is None:
-            model = ModelConfig(name=reference.model, revision=reference.revision, dtype=run.model.dtype)
-            own = {"model": model, "template": TemplateConfig(name="model"), "adapter": None, "quantization": None}
-            run = run.model_copy(update=own)
+            own = {
+                "name": reference.model,
+                "revision": reference.revision,
+                "trust_remote_code": reference.trust_remote_code,
+            }
+            # In the precision of the base: adapter and quantization stay.
+            model = run.model.model_copy(update=own)
+            run = run.model_copy(update={"model": model, "template": TemplateConfig(name="model")})
         content = file_digest(reference.predictions) if reference.predictions else ""
         found.append(reference_cell(reference, reference.name, run, digest([_fingerprint(run), content])))
     return tuple(found)
@@ -128,6 +133,9 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, CellCheck]:
             load_predictions(Path(reference.predictions))
     if deep:
         made.folder.check_writable()
+        for cell in made.references:
+            if cell.reference is not None and cell.reference.kind == "model":
+                load_tokenizer(cell.config, plain_rows=False)
     known: dict[str, CellCheck] = {}
     found: dict[str, CellCheck] = {}
     for cell in made.cells:
@@ -144,7 +152,7 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, CellCheck]:
 
 
 def _metrics(evals: Sequence[EvalConfig], *, deep: bool) -> set[str]:
-    """`suite.metric` of all that will be measured; those of benchmarks are known only once they have run.
+    """`suite.metric` of all that will be measured; of benchmarks `suite.` alone, for theirs are known only once they have run.
 
     Raises: HarnessError: a suite or one of its scorers can't be had, or the file that it asks can't be read.
     """
@@ -152,7 +160,8 @@ def _metrics(evals: Sequence[EvalConfig], *, deep: bool) -> set[str]:
     for options in evals:
         if options.lm_eval:
             check_lm_eval(options, deep=deep)
-            metrics |= {f"{options.label}.{task}" for task in options.lm_eval}
+            # A tag or a group is measured as its members, whose names only lm-evaluation-harness knows.
+            metrics.add(f"{options.label}.")
             continue
         suite = load_suite(options.suite)
         metrics |= {f"{options.label}.{metric}" for metric in chosen_scorers(suite, options).names}
@@ -171,10 +180,11 @@ def _check_ranking(ranking: RankingConfig, metrics: set[str]) -> None:
         parse_gate(text)
     named = {text: gate_metric(text) for text in ranking.gates} | {"ranking.by": ranking.by}
     for where, metric in named.items():
-        # The metric itself, one of its slices, or one of a benchmark's task.
-        if metric and not any(metric == known or metric.startswith(f"{known}.") for known in metrics):
+        # The metric itself, one of its slices, or one of a benchmark.
+        if metric and not any(metric == known or metric.startswith(f"{known.rstrip('.')}.") for known in metrics):
             raise ConfigError(
-                f"{where}: {metric!r} is measured by no suite of evals{did_you_mean(metric, sorted(metrics))}"
+                f"{where}: {metric!r} is measured by no suite of evals{did_you_mean(metric, sorted(metrics))}; add its suite, or change "
+                "ranking"
             )
 
 

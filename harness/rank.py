@@ -12,6 +12,7 @@ from harness.comparability import differences
 from harness.config import RankingConfig
 from harness.errors import ConfigError
 from harness.gates import Candidate, Gate, clusters_of, parse_gate, per_example, sign_of
+from harness.library_fields import did_you_mean
 from harness.ranking import Exclusion, Ranking, RankingRow, ReferenceRow
 from harness.records import CellResult, Estimate, Finding, untouched_bases
 from harness.stats import MIN_PAIRS, estimate, holm, minimum_detectable_difference, paired_difference, rank_intervals
@@ -71,7 +72,7 @@ def rank(
                     name=cell.name,
                     reason="; ".join(reasons),
                     mlflow_run_id=cell.mlflow_run_id,
-                    metrics=cell.metrics(),
+                    metrics=cell.metrics_with(config.by),
                     findings=tuple(findings.get(cell.cell, ())),
                 )
             )
@@ -86,10 +87,12 @@ def rank(
         gates=config.gates,
         rows=rows,
         excluded=tuple(excluded),
-        references=tuple(ReferenceRow(name=r.name, metrics=r.metrics()) for r in references if r.status == "finished"),
+        references=tuple(
+            ReferenceRow(name=r.name, metrics=r.metrics_with(config.by)) for r in references if r.status == "finished"
+        ),
         num_examples=len(items),
         minimum_detectable_difference=difference,
-        caveats=_caveats(configs, len(items)),
+        caveats=(*_caveats(configs, len(items)), *_unasked(cells, references)),
         not_comparable=differences(cells),
     )
 
@@ -106,10 +109,24 @@ def _reasons(
     return reasons
 
 
+def _unasked(cells: Sequence[CellResult], references: Sequence[CellResult]) -> list[str]:
+    """What couldn't be asked of whom, one sentence for all that share a reason."""
+    names: dict[str, list[str]] = {}
+    for result in (*cells, *references):
+        for error in result.suite_errors.values():
+            names.setdefault(f"could not be asked everything: {error}", []).append(result.name)
+        if result.status == "failed" and result.reference is not None:
+            names.setdefault(f"failed while {result.stage}: {result.error}", []).append(result.name)
+    return [f"{', '.join(who)} {why}" for why, who in names.items()]
+
+
 def _check_criterion(criterion: str, cells: Sequence[CellResult]) -> None:
     known = sorted({name for cell in cells for name in (*cell.metrics(), *cell.slice_metrics())})
     if known and criterion not in known:
-        raise ConfigError(f"ranking.by {criterion!r} is no metric of this experiment; choose one of {', '.join(known)}")
+        raise ConfigError(
+            f"ranking.by {criterion!r} was not measured{did_you_mean(criterion, known)}; `harness evaluate` asks trained cells the "
+            "suites of the file as it is now"
+        )
 
 
 def _configs(eligible: Sequence[CellResult], criterion: str) -> tuple[list[_Config], list[tuple[str, str]]]:
@@ -166,7 +183,7 @@ def _rows(
             name=configs[k].name,
             seed_count=len(configs[k].results),
             mlflow_run_ids=tuple(result.mlflow_run_id for result in configs[k].results),
-            metrics=_pooled_metrics(configs[k].results),
+            metrics=_pooled_metrics(configs[k].results, config.by),
             findings=tuple(f for result in configs[k].results for f in findings.get(result.cell, ())),
             difference_to_best=_difference(configs, clusters, spread, config, (k, best))
             if spread and k != best
@@ -256,15 +273,16 @@ def _tie_break(config: _Config, findings: Mapping[str, Sequence[Finding]]) -> tu
     return warnings, sum(t.seconds for t in trained), sum(t.num_trainable_parameters for t in trained)
 
 
-def _pooled_metrics(results: Sequence[CellResult]) -> dict[str, Estimate]:
+def _pooled_metrics(results: Sequence[CellResult], criterion: str) -> dict[str, Estimate]:
     """Estimates of a configuration: those of its run, or of the means over its seeds' runs."""
+    each = [result.metrics_with(criterion) for result in results]
     if len(results) == 1:
-        return results[0].metrics()
+        return each[0]
     pooled = {}
-    for name in results[0].metrics():
+    for name in each[0]:
         runs = [per_example(result, name) for result in results]
         shared = sorted(set.intersection(*(set(run) for run in runs)))
-        unscored = max(result.metrics()[name].unscored for result in results if name in result.metrics())
+        unscored = max(metrics[name].unscored for metrics in each if name in metrics)
         if shared:
             pooled[name] = estimate([float(np.mean([run[item] for run in runs])) for item in shared], unscored)
     return pooled

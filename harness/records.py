@@ -159,6 +159,8 @@ class SuiteResult(Record):
     """What one suite found out about one model."""
 
     suite: str
+    kind: str = ""
+    """The suite's own name, where results are called otherwise."""
     version: int
     digest: str
     """Of the suite's name, version, options and examples."""
@@ -171,6 +173,10 @@ class SuiteResult(Record):
     slices: dict[str, tuple[str, ...]]
     """Example id -> slices."""
     seconds: float
+
+    def is_kind(self, name: str) -> bool:
+        """Whether it comes of the suite of this name, whatever its results are called."""
+        return (self.kind or self.suite) == name
 
 
 class TracePoint(Record):
@@ -373,6 +379,8 @@ class CellResult(Record):
     traceback: str = ""
     mlflow_run_id: str = ""
     suites: tuple[SuiteResult, ...] = ()
+    suite_errors: dict[str, str] = {}
+    """Suite -> why it couldn't be asked; the others count."""
     train: TrainResult | None = None
 
     def metrics(self) -> dict[str, Estimate]:
@@ -382,6 +390,11 @@ class CellResult(Record):
     def slice_metrics(self) -> dict[str, Estimate]:
         """`suite.metric.slice` -> estimate."""
         return {f"{suite.suite}.{name}": value for suite in self.suites for name, value in suite.slice_metrics.items()}
+
+    def metrics_with(self, criterion: str) -> dict[str, Estimate]:
+        """The metrics, and the slice that is ranked by if it is one."""
+        slices = self.slice_metrics()
+        return self.metrics() | ({criterion: slices[criterion]} if criterion in slices else {})
 
 
 def untouched_bases(references: Iterable[CellResult]) -> dict[str, CellResult]:

@@ -1,13 +1,15 @@
 """What the checks of `stop_on` would have ended in a grid that is done, and what that would have cost and saved."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from harness.config import CurveCheck, RunConfig
 from harness.diagnose.cell_reader import announced_steps, asked_settings, recorded_training
+from harness.diagnose.evidence import as_float
 from harness.diagnose.live import Watch, first_stop
 from harness.plan import Plan
 from harness.rank import rank
-from harness.records import CellResult, Finding, Probe, Record, TracePoint
+from harness.records import CellResult, Finding, Probe, Record, TracePoint, TrainResult
 from harness.store import CellFolder, read_lines
 
 DEFAULT_CHECKS: tuple[CurveCheck, ...] = RunConfig.model_fields["stop_on"].default
@@ -109,5 +111,13 @@ def _replayed(folder: CellFolder, result: CellResult, checks: Sequence[CurveChec
         steps_saved=last - stop.step if stop else 0,
         seconds=seconds,
         seconds_saved=seconds - until,
-        steps_already_saved=planned - last if trained is None or trained.stopped_on else 0,
+        steps_already_saved=planned - last if _was_stopped(points, trained) else 0,
     )
+
+
+def _was_stopped(points: Sequence[TracePoint], trained: TrainResult | None) -> bool:
+    """Whether a check ended the training in truth; one that was interrupted or ran out of memory saved nothing."""
+    if trained is not None:
+        return bool(trained.stopped_on)
+    losses = [point.values["loss"] for point in points if "loss" in point.values]
+    return bool(losses) and not math.isfinite(as_float(losses[-1]))

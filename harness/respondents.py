@@ -25,7 +25,7 @@ def respondent_of(cell: Cell, folder: CellFolder, splits: Splits, trained: Train
     if reference is not None and reference.predictions is not None:
         return PredictedAnswers(load_predictions(Path(reference.predictions)))
     if reference is not None and reference.url is not None:
-        return ServedModel(reference)
+        return ServedModel(reference, folder.answers)
     plain = splits.is_plain
     tokenizer = load_tokenizer(config, plain_rows=plain)
     checkpoint = folder.path / trained.evaluated_checkpoint if trained else None

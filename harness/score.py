@@ -14,7 +14,7 @@ from harness.plan import Plan, plan_experiment
 from harness.predictions import PredictedAnswers, load_predictions
 from harness.records import CellResult, Example, Finding, Generation, SuiteResult
 from harness.resources import digest
-from harness.store import CellFolder, read_lines, write_record
+from harness.store import CellFolder, read_lines, read_record, write_record
 from harness.suite import Suite, load_suite, suite_examples
 
 
@@ -26,24 +26,29 @@ class Scored(NamedTuple):
     findings: tuple[Finding, ...]
 
 
+class Ruler(NamedTuple):
+    """What predictions are held against, where the experiment doesn't say it."""
+
+    suite: str = "held_out"
+    """Asks its own examples; of an experiment, the name of one of its `evals`."""
+    data: str | None = None
+    """Examples to compare with instead, lines of `{"id", "prompt", "reference"}`."""
+    scorers: tuple[str, ...] = ()
+    """Which; by default the suite's."""
+    allow_code_execution: bool = False
+    """Whether the predictions may be run as code."""
+
+
 def score_predictions(
-    predictions: Path,
-    *,
-    suite: str | None = None,
-    data: str | None = None,
-    scorers: tuple[str, ...] = (),
-    name: str | None = None,
-    experiment: str | None = None,
+    predictions: Path, ruler: Ruler, *, name: str | None = None, experiment: str | None = None
 ) -> Scored:
     """Scores predictions; with an experiment they become one of its references.
 
     Args:
         predictions: lines of `{"id", "prediction"}`.
-        suite: asks its own examples; by default held_out.
-        data: examples to compare with instead, lines of `{"id", "prompt", "reference"}`.
-        scorers: which; by default the suite's.
+        ruler: what they are held against.
         name: of the row; by default the file's name.
-        experiment: whose test split is compared with, and whose tables the row joins.
+        experiment: whose examples and scorers count, and whose tables the row joins.
 
     Raises: HarnessError: there is nothing to compare with, or ids don't match.
     """
@@ -51,39 +56,60 @@ def score_predictions(
     if not NAME.fullmatch(row):
         raise ConfigError(f"--name: {row!r} can't be used; use letters, digits, '.', '_' and '-' only, 100 at most")
     made = plan_experiment(experiment) if experiment else None
-    options, examples, chosen = _asked(made, suite, data, scorers)
+    if made is not None and row in {cell.name for cell in made.everything()}:
+        raise ConfigError(f"--name: {row!r} is a row of {made.config.name} already; choose another name")
+    options, examples, chosen = _asked(ruler, made)
     answered = PredictedAnswers(load_predictions(predictions))
     if made is None:
         with tempfile.TemporaryDirectory() as scratch:
             return _scored(row, chosen, options, examples, answered, CellFolder(Path(scratch)))
     folder = made.folder.imported(row)
     scored = _scored(row, chosen, options, examples, answered, folder)
-    key = digest([row, scored.result.digest, predictions.name])
+    # A row may answer several suites, scored one after the other.
+    before = read_record(folder.result, CellResult).suites if folder.result.exists() else ()
+    suites = (*(suite for suite in before if suite.suite != scored.result.suite), scored.result)
+    key = digest([row, *(suite.digest for suite in suites), predictions.name])
     write_record(
         folder.result,
         CellResult(
-            cell=key, name=row, group=key, seed=None, reference="predictions", overrides={}, status="finished", suites=(scored.result,)
+            cell=key, name=row, group=key, seed=None, reference="predictions", overrides={}, status="finished", suites=suites
         ),
     )  # fmt: skip
     return scored
 
 
-def _asked(
-    made: Plan | None, suite: str | None, data: str | None, scorers: tuple[str, ...]
-) -> tuple[EvalConfig, list[Example], Suite]:
+def _asked(ruler: Ruler, made: Plan | None) -> tuple[EvalConfig, list[Example], Suite]:
     """The options, examples and suite that predictions are held against."""
-    wanted = suite or "held_out"
-    entries = made.config.evals if made else ()
-    options = next((entry for entry in entries if wanted == entry.label), EvalConfig(suite=wanted))
-    if data is not None:
-        options = options.model_copy(update={"data": SourceConfig(path=data)})
-    if scorers:
-        options = options.model_copy(update={"scorers": scorers})
-    chosen = load_suite(options.suite)
-    if options.data is None and made is None:
-        raise ConfigError(f"{wanted}: say what the predictions answer, with --data FILE or --experiment EXPERIMENT")
+    options = _of_experiment(ruler, made) if made else _alone(ruler)
+    suite = load_suite(options.suite)
     test = [row.example() for row in load_splits(made.cells[0].config.data).test] if made else []
-    return options, suite_examples(chosen, options, test), chosen
+    return options, suite_examples(suite, options, test), suite
+
+
+def _alone(ruler: Ruler) -> EvalConfig:
+    if ruler.data is None:
+        raise ConfigError(
+            f"{ruler.suite}: say what the predictions answer, with --data FILE or --experiment EXPERIMENT"
+        )
+    options = EvalConfig(
+        suite=ruler.suite, data=SourceConfig(path=ruler.data), allow_code_execution=ruler.allow_code_execution
+    )
+    return options.model_copy(update={"scorers": ruler.scorers}) if ruler.scorers else options
+
+
+def _of_experiment(ruler: Ruler, made: Plan) -> EvalConfig:
+    """The entry of `evals` that predictions answer: a row is compared with cells only by the same ruler."""
+    if ruler.data is not None or ruler.scorers or ruler.allow_code_execution:
+        raise ConfigError(
+            "with --experiment the examples and scorers are the experiment's own; use --suite to name one of its evals, "
+            "and leave --data, --scorers and --allow-code-execution out"
+        )
+    entries = {entry.label: entry for entry in made.config.evals if not entry.lm_eval}
+    if ruler.suite not in entries:
+        raise ConfigError(
+            f"--suite: {ruler.suite!r} is none of the experiment's evals; choose one of {', '.join(entries) or '(none)'}"
+        )
+    return entries[ruler.suite]
 
 
 def _scored(
@@ -92,8 +118,11 @@ def _scored(
     result = evaluate(suite, options, examples, answered, folder)
     # What only the model itself could tell was never measured.
     measured = tuple(score for score in result.scores if score.metric in result.metrics)
+    if not measured:
+        names = ", ".join(dict.fromkeys(score.metric for score in result.scores))
+        raise ConfigError(f"--scorers: answers alone can't tell {names}; choose others, `harness suites` lists them")
     result = result.model_copy(update={"scores": measured})
-    generations = list(read_lines(folder.generations(options.label), Generation))
+    generations = list(read_lines(folder.generations(options.label, result.digest), Generation))
     given = [generation for generation in generations if generation.stop_reason != "not_asked"]
     evidence = Evidence(
         loss=(), grad_norm=(), eval_loss=(), name=name, suites={options.label: result}, generations={options.label: given},

@@ -68,6 +68,21 @@ def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
             raise StoreError(f"{path}:{number} isn't a {kind.__name__}; delete the file and run again") from error
 
 
+def whole_lines(path: Path, kind: type[R]) -> list[R]:
+    """The records of a file that more will be added to: half a line that a killed process left would spoil the next one."""
+    records = list(read_lines(path, kind))
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        write_lines(path, records)
+    return records
+
+
+def append_lines(path: Path, records: Sequence[BaseModel]) -> None:
+    """Adds records at the end of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(f"{record.model_dump_json()}\n" for record in records)
+
+
 def write_lines(path: Path, records: Sequence[BaseModel]) -> None:
     """Writes records as JSON lines, atomically."""
     write_text(path, "".join(f"{record.model_dump_json()}\n" for record in records))
@@ -144,6 +159,11 @@ class CellFolder:
         """Tokenized splits, shared by the cells of an experiment."""
         return self.path.parent.parent / "tokenized"
 
+    def forget_evaluations(self) -> None:
+        """Deletes what was found out about weights that are trained anew."""
+        for path in (self.extraction, self.verification, *self.path.glob("suites/*.json")):
+            path.unlink(missing_ok=True)
+
     def answers(self, key: str) -> Path:
         """What a model has answered already, one answer a line; another model or template is another file."""
         return self.path / "answers" / f"{key}.jsonl"
@@ -165,9 +185,9 @@ class CellFolder:
         """The trainer's output folder."""
         return self.path / "checkpoints"
 
-    def generations(self, suite: str) -> Path:
-        """One Generation a line."""
-        return self.path / "generations" / f"{suite}.jsonl"
+    def generations(self, suite: str, digest: str) -> Path:
+        """One Generation a line: what the suite's record of that digest scores."""
+        return self.path / "generations" / f"{suite}-{digest}.jsonl"
 
     def suite_result(self, suite: str, digest: str) -> Path:
         """A suite's record; another digest is another file, so a changed suite is evaluated anew."""

@@ -1,6 +1,7 @@
 """A suite: examples, how to ask, scorers. Every Python file in `evals/` ends in `SUITE = Suite(...)`."""
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,9 +134,12 @@ def load_suite(name: str, folder: Path | None = None) -> Suite:
     if spec is None or spec.loader is None:
         raise EvalError(f"{path} can't be imported; it must be a Python file")
     module = importlib.util.module_from_spec(spec)
+    # A dataclass with postponed annotations looks its module up there.
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise EvalError(f"{path} can't be imported: {type(error).__name__}: {error}") from error
     suite = getattr(module, "SUITE", None)
     if not isinstance(suite, Suite):

@@ -12,6 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.cli.main import COMMANDS, HIDDEN, main
+from harness.config import RankingConfig
+from harness.errors import ConfigError
+from harness.eval_config import EvalConfig
+from harness.plan import _check_ranking, _metrics
 from tests.conftest import MINIMAL
 
 Write = Callable[..., Path]
@@ -170,6 +174,33 @@ def test_list_names_bundled_experiments(write: Write) -> None:
 def test_metric_that_no_suite_measures(write: Write, ranking: str, hint: str) -> None:
     write(MINIMAL + f"ranking: {ranking}\n")
     assert hint in mistake("run", "experiment.yaml")
+
+
+@pytest.mark.parametrize("metric", ["lm_eval.arc_easy.acc", "lm_eval.ai2_arc.acc"])
+def test_members_of_a_benchmark_of_several_can_be_ranked(metric: str) -> None:
+    evals = [EvalConfig.model_validate({"lm_eval": ["ai2_arc"]})]
+    _check_ranking(RankingConfig(by=metric, gates=(f"{metric} >= 0.2",)), _metrics(evals, deep=False))
+
+
+@pytest.mark.parametrize("metric", ["lm_eval", "other.arc_easy.acc"])
+def test_name_of_no_metric_of_a_benchmark_is_refused(metric: str) -> None:
+    evals = [EvalConfig.model_validate({"lm_eval": ["ai2_arc"]})]
+    with pytest.raises(ConfigError, match="measured by no suite"):
+        _check_ranking(RankingConfig(by=metric, gates=()), _metrics(evals, deep=False))
+
+
+def test_predictions_that_answer_no_suite_are_refused(write: Write) -> None:
+    write('{"id": "a", "prediction": "b"}\n', "old.jsonl")
+    write(MINIMAL + "evals: [template_adherence]\nreferences: [{name: old, predictions: old.jsonl}]\n")
+    said = mistake("plan", "experiment.yaml")
+    assert "the reference old answers 'held_out', which is no suite of evals" in said
+
+
+def test_password_in_the_address_of_a_server_is_refused_and_not_repeated(write: Write) -> None:
+    write(MINIMAL + "references: [{name: big, url: 'http://me:secret@host/v1', model: m}]\n")
+    said = mistake("plan", "experiment.yaml")
+    assert "api_key_env" in said
+    assert "secret" not in said
 
 
 def test_cells_with_different_test_rows_are_refused(write: Write) -> None:

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="code is run on 
 
 TESTS = "assert f(1) == 2, 'f(1) is not 2'"
 RIGHT = "def f(x):\n    return x + 1\n"
-HUMAN_EVAL = 'from typing import List\n\n\ndef f(x: int) -> int:\n    """ Adds one. """\n'
+IMPORTS = "from typing import List\n\n\n"
+HUMAN_EVAL = f'{IMPORTS}def f(x: int) -> int:\n    """ Adds one. """\n'
 
 
 @pytest.fixture(autouse=True)
@@ -235,13 +236,26 @@ def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("return 1\n```", "", "```python\ndef f():\n    ", "def f():\n    return 1\n"),
         ("    return x + 1\n\nprint(f(1))", HUMAN_EVAL, "", HUMAN_EVAL + "    return x + 1\n"),
         ("    return x + 1\n# next\ndef g(): pass", HUMAN_EVAL, "", HUMAN_EVAL + "    return x + 1"),
-        ("```python\ndef f(x):\n    return x + 1\n```", HUMAN_EVAL, "", "def f(x):\n    return x + 1\n"),
-        ("def f(x):\n    return x + 1", HUMAN_EVAL, "", "def f(x):\n    return x + 1"),
+        ("```python\ndef f(x):\n    return x + 1\n```", HUMAN_EVAL, "", f"{IMPORTS}def f(x):\n    return x + 1\n"),
+        ("def f(x):\n    return x + 1", HUMAN_EVAL, "", f"{IMPORTS}def f(x):\n    return x + 1"),
+        ("def f(x): pass", f"Complete this:\n{HUMAN_EVAL}", "", "def f(x): pass"),
+        (
+            "from __future__ import annotations\ndef f(x): pass",
+            HUMAN_EVAL,
+            "",
+            "from __future__ import annotations\ndef f(x): pass",
+        ),
         ("def f(x):\n    return x + 1", "Write a function f.", "", "def f(x):\n    return x + 1"),
     ],
 )
 def test_code_in_an_answer(answer: str, prompt: str, prefill: str, code: str) -> None:
     assert code_of(answer, prompt, prefill) == code
+
+
+def test_answer_with_the_whole_function_keeps_the_imports_and_functions_of_its_prompt() -> None:
+    prompt = "from typing import List\n\ndef one() -> int:\n    return 1\n\ndef f(x: int) -> List[int]:\n"
+    answer = "```python\ndef f(x: int) -> List[int]:\n    return [x + one()]\n```"
+    assert run_tests(code_of(answer, prompt), "assert f(1) == [2]").kind == "passed"
 
 
 def test_code_passes() -> None:

@@ -10,7 +10,7 @@ from harness.diagnose.wordings import wording_spread
 from harness.errors import DataError
 from harness.eval_config import EvalConfig
 from harness.evaluate import evaluate
-from harness.predictions import PredictedAnswers
+from harness.predictions import PredictedAnswers, Predictions
 from harness.records import Example, Generation, Message, Score, SuiteResult
 from harness.store import CellFolder
 from harness.suite import load_suite, suite_examples
@@ -49,7 +49,13 @@ def answered(examples: list[Example], answers: Mapping[str, str], folder: Path, 
         for example in examples
     }  # fmt: skip
     suite = load_suite("consistency")
-    return evaluate(suite, options(**given), examples, PredictedAnswers(generations), CellFolder(folder))
+    return evaluate(
+        suite,
+        options(**given),
+        examples,
+        PredictedAnswers(Predictions(generations, is_in_order=False)),
+        CellFolder(folder),
+    )
 
 
 def write_rows(write: Write, rows: list[dict[str, object]]) -> str:
@@ -76,6 +82,11 @@ def test_wordings_keep_their_question_and_reference() -> None:
     examples = asked([QUESTION])
     assert {(example.cluster, example.reference) for example in examples} == {("q1", "Bridge Street")}
     assert [example.slices for example in examples][:2] == [("as_is",), ("please",)]
+
+
+def test_cluster_is_the_question_even_where_questions_share_a_document() -> None:
+    on_one_document = [QUESTION.model_copy(update={"id": name, "cluster": "document"}) for name in ("q1", "q2")]
+    assert {example.cluster for example in asked(on_one_document)} == {"q1", "q2"}
 
 
 def test_wording_that_changes_nothing_is_asked_once() -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from harness.diagnose.cell import CHECKS, diagnose, diagnose_trainer_state
+from harness.diagnose.cell_reader import trace_evidence
 from harness.diagnose.evidence import Evidence, Point
-from harness.records import Probe, Score, SuiteResult
+from harness.records import Probe, Score, SuiteResult, finite_or_name
 from harness.stats import estimate
 
 
@@ -74,7 +75,15 @@ def test_nan_loss_is_an_error_and_a_passing_gradient_spike_a_warning() -> None:
 
 
 def test_loss_that_ends_above_its_start_diverged() -> None:
-    assert outcome("diverged", evidence(loss=points(np.linspace(3, 6, 60).tolist()))) == ("fired", "error")
+    rising = points(np.linspace(3, 6, 60).tolist())
+    assert outcome("diverged", evidence(loss=rising, eval_loss=[])) == ("fired", "error")
+
+
+def test_training_loss_that_rises_while_evaluations_are_at_their_best_is_an_info() -> None:
+    rising = points(np.linspace(3, 6, 60).tolist())
+    fell = points([4.1, 2.0, 1.2, 0.8], every=20, first=0)
+    assert outcome("diverged", evidence(loss=rising, eval_loss=fell)) == ("fired", "info")
+    assert outcome("diverged", evidence(loss=rising, eval_loss=fell[:2])) == ("fired", "error")  # the rise came later
 
 
 def test_validation_worse_than_the_base_diverged() -> None:
@@ -84,8 +93,13 @@ def test_validation_worse_than_the_base_diverged() -> None:
 
 @pytest.mark.parametrize(
     ("eval_loss", "expected"),
-    [([], "warning"), ([4.1, 3.9, 3.5], "error"), ([4.1, 2.0, 0.6], "-")],
-    ids=["no evaluation", "evaluations confirm it", "evaluations recovered"],
+    [([], "warning"), ([4.1, 3.9, 3.5], "error"), ([4.1, 3.0, 2.5], "error"), ([4.1, 2.0, 0.6], "-")],
+    ids=[
+        "no evaluation",
+        "evaluations confirm it",
+        "much was gained but the hump cost 5 nats",
+        "evaluations recovered",
+    ],
 )
 def test_early_rise_of_the_training_loss_is_an_error_only_where_evaluations_confirm_it(
     eval_loss: Sequence[float], expected: str
@@ -102,7 +116,10 @@ def test_early_rise_means_nothing_with_batches_grouped_by_length() -> None:
 
 def test_flat_loss_is_underfitting_and_not_for_a_diverged_run() -> None:
     assert outcome("underfitting", evidence(loss=curve(4.0, 3.95), validation=[], eval_loss=[])) == ("fired", "warning")
-    assert outcome("underfitting", evidence(loss=points(np.linspace(3, 6, 60).tolist())))[0] == "not_applicable"
+    assert (
+        outcome("underfitting", evidence(loss=points(np.linspace(3, 6, 60).tolist()), eval_loss=[]))[0]
+        == "not_applicable"
+    )
     assert outcome("underfitting", evidence(loss=curve(4.0, 3.95), loss_is_nll=False))[0] == "not_applicable"
 
 
@@ -111,11 +128,15 @@ def test_answers_no_better_than_the_base_with_high_loss_is_underfitting() -> Non
     nothing = {"template_adherence": adherence(0, 200), "held_out": adherence(0, 200)}
     found = evidence(validation=high, suites=nothing, base=nothing)
     assert outcome("underfitting", found)[0] == "clear"  # held_out has no exact_match: nothing to compare
-    exact = {
-        name: suite.model_copy(update={"metrics": {"exact_match": estimate([0.0] * 200), "all": estimate([0.0] * 200)}})
-        for name, suite in nothing.items()
-    }
-    assert outcome("underfitting", evidence(validation=high, suites=exact, base=exact)) == ("fired", "warning")
+    metrics = {"exact_match": estimate([0.0] * 200), "all": estimate([0.0] * 200)}
+    for names in ({}, {"held_out": "colours", "template_adherence": "form"}):
+        exact = {
+            names.get(kind, kind): suite.model_copy(
+                update={"suite": names.get(kind, kind), "kind": kind, "metrics": metrics}
+            )
+            for kind, suite in nothing.items()
+        }
+        assert outcome("underfitting", evidence(validation=high, suites=exact, base=exact)) == ("fired", "warning")
 
 
 def overfit(rise: float) -> Evidence:
@@ -143,3 +164,28 @@ def test_trainer_state_with_nan_is_read(tmp_path: Path) -> None:
     found = {f.check: f for f in diagnose_trainer_state(path)}
     assert found["non_finite"].outcome == "fired"
     assert found["non_finite"].severity == "error"
+
+
+def degenerate(split: str, kind: str) -> list[Probe]:
+    """Probes that a training over odd rows records."""
+    start = {"inf before": math.inf, "all zero": 0.0}.get(kind, 1.0)
+    tokens = 0 if kind == "no tokens" else 10
+    rows = {"no rows": (0, 0), "fewer rows later": (20, 18)}.get(kind, (20, 20))
+    end = {"all zero": 0.0, "one NaN row": math.nan}.get(kind, 0.5)
+    return [
+        Probe(step=0, split=split, nll=(finite_or_name(start),) * rows[0], tokens=(tokens,) * rows[0]),
+        Probe(step=100, split=split, nll=(0.5, finite_or_name(end))[-rows[1] :] * (rows[1] // 2), tokens=(tokens,) * rows[1]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["no rows", "no tokens", "all zero", "inf before", "fewer rows later", "one NaN row"])
+def test_every_check_answers_on_degenerate_probes(kind: str) -> None:
+    found = evidence(validation=degenerate("validation", kind), train_probe=degenerate("train_probe", kind))
+    assert [f.check for f in diagnose(found)] == list(CHECKS)
+    assert not [f for f in diagnose(found) if "nan" in f.message]
+
+
+def test_probes_of_other_rows_than_the_last_are_left_out() -> None:
+    probes = [probe("validation", 0, [1.0] * 3), probe("validation", 10, [1.0] * 4), probe("validation", 20, [0.5] * 4)]
+    empty = Probe(step=30, split="validation", nll=(), tokens=())
+    assert trace_evidence([], [*probes, empty], {}).validation == probes[1:]

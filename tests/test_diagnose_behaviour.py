@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import pytest
 
+from harness.diagnose.answers import answers_of
 from harness.diagnose.diversity import low_diversity
 from harness.diagnose.evidence import Evidence
 from harness.diagnose.forgetting import forgetting
 from harness.diagnose.repetition import repetition
-from harness.records import Example, StopReason
+from harness.records import Example, StopReason, SuiteResult
 from tests.diagnosed import NUM_ASKED, answered, asked, evidence, nearly_right, verdict
 from tests.helpers import suite_result
 
@@ -133,11 +134,26 @@ def test_an_inconclusive_answer_says_what_could_be_found() -> None:
     assert "finds differences from" in forgetting(retention([1.0] * 400, [0.0] * 8 + [1.0] * 392)).message
 
 
-def test_any_suite_of_retention_counts() -> None:
-    base, ours = (suite_result("retention_general", {"accuracy": [value] * 300}) for value in (1.0, 0.5))
-    found = forgetting(evidence(base={"retention_general": base}, suites={"retention_general": ours}))
+def called(name: str, kind: str, metric: str, value: float) -> SuiteResult:
+    return suite_result(name, {metric: [value] * 300}).model_copy(update={"kind": kind})
+
+
+def test_any_suite_of_retention_counts_whatever_it_is_called() -> None:
+    base, ours = (called("geography", "retention", "accuracy", value) for value in (1.0, 0.5))
+    found = forgetting(evidence(base={"geography": base}, suites={"geography": ours}))
     assert verdict(found) == ("fired", "error")
-    assert found.evidence[0] == "retention_general/e0"
+    assert found.evidence[0] == "geography/e0"
+
+
+def test_suite_that_is_only_called_retention_measures_none() -> None:
+    base, ours = (called("retention", "held_out", "accuracy", value) for value in (1.0, 0.5))
+    assert forgetting(evidence(base={"retention": base}, suites={"retention": ours})).outcome == "insufficient"
+
+
+def test_answers_to_retention_are_left_out_whatever_it_is_called() -> None:
+    given = {"geography": answered(["Paris"] * NUM_ASKED)}
+    suites = {"geography": called("geography", "retention", "accuracy", 1.0)}
+    assert answers_of(evidence(generations=given, suites=suites)) == []
 
 
 def test_a_base_that_knows_nothing_has_nothing_to_forget() -> None:

@@ -32,6 +32,55 @@ def test_validation_rows_that_gained_nothing_are_underfitting() -> None:
     assert fit.underfitting(run(falling(end=0.1), validation=same)).outcome == "clear"
 
 
+def test_loss_that_begins_with_zeros_is_answered() -> None:
+    assert fit.underfitting(run([0.0, 0.0, 0.0, *(1 + JITTER[i] for i in range(60))])).check == "underfitting"
+
+
+def test_fall_within_the_noise_of_few_rows_is_insufficient() -> None:
+    rows = np.random.default_rng(2).gamma(6, 0.2, 20)
+    # Half of the rows fall by half, half rise by a third: -8 % in all, and -50 % to +33 % by row.
+    after = rows * np.where(np.arange(20) % 2 == 0, 0.5, 1.34)
+    found = fit.underfitting(
+        run([2 * (1 + JITTER[i]) for i in range(100)], validation=[probe(0, rows.tolist()), probe(100, after.tolist())])
+    )
+    assert found.outcome == "insufficient"
+    assert "within the noise of 20 rows" in found.message
+
+
+def test_quick_small_drop_under_noise_is_found_in_a_long_run() -> None:
+    draw = np.random.default_rng(4)
+    long = (1.9 + 0.3 * np.exp(-np.arange(2000) / 60)) * np.exp(0.18 * draw.standard_normal(2000))
+    assert not fit.underfitting(run(long.tolist())).is_warning
+
+
+def test_fall_that_noise_may_hide_is_insufficient() -> None:
+    draw = np.random.default_rng(0)
+    knows = (0.97 + 0.08 * np.exp(-np.arange(300) / 30)) * np.exp(0.15 * draw.standard_normal(300))
+    assert fit.underfitting(run(knows.tolist())).outcome == "insufficient"
+
+
+def test_loss_that_rose_a_little_is_not_said_to_have_fallen() -> None:
+    message = fit.underfitting(run([2 * (1 + JITTER[i] + 0.0003 * i) for i in range(100)])).message
+    assert "The training loss rose by 2%" in message
+    assert "fall of at most" not in message
+
+
+def test_overfitting_without_any_training_loss_invents_none() -> None:
+    def alone(values: Sequence[float]) -> Evidence:
+        return Evidence(loss=[], grad_norm=[], eval_loss=points(values, every=100, first=100))
+
+    mild = fit.overfitting(alone([1.6, 1.4, 1.3, 1.35, 1.45, 1.6, 1.8]))
+    assert verdict(mild) == ("fired", "info")
+    assert "no training loss was logged to compare with" in mild.message
+    assert verdict(fit.overfitting(alone([1.6, 1.4, 1.3, 1.5, 1.9, 2.3, 2.7]))) == ("fired", "warning")
+
+
+def test_one_bad_evaluation_among_noisy_ones_is_no_overfitting() -> None:
+    evals = points([0.30, 0.26, 0.29, 0.25, 0.28, 0.25, 0.27], every=15, first=5)
+    found = fit.overfitting(run(falling(end=0.3), eval_loss=[*evals[:-1], Point(95, 0.275)]))
+    assert not found.is_warning
+
+
 def test_mild_rise_of_the_eval_loss_is_watched() -> None:
     evals = points([1.2, 1.05, 1.0, 1.01, 1.02, 1.02], every=15, first=15)
     loss = [value * (1 - 0.005 * i) for i, value in enumerate(falling())]
@@ -122,6 +171,19 @@ def test_training_loss_summed_over_accumulated_batches_is_on_another_scale() -> 
     assert verdict(found) == ("fired", "warning")
     assert found.statistic == pytest.approx(16.5, rel=0.05)
     assert "gradient_accumulation_steps is 16" in found.message
+
+
+@pytest.mark.parametrize(("accumulation", "severity"), [("4", "info"), ("2", "warning")])
+def test_training_loss_below_the_eval_loss_is_a_warning_only_where_accumulation_explains_it(
+    accumulation: str, severity: str
+) -> None:
+    loss = falling()
+    evals = [
+        Point(p.step, 2 * float(np.median(loss[p.step - 12 : p.step]))) for p in points([0] * 5, every=16, first=32)
+    ]
+    early = [Point(4, 2 * float(np.median(loss[:4]))), *evals]
+    known = {"training.gradient_accumulation_steps": accumulation}
+    assert verdict(progress.scale_mismatch(run(loss, eval_loss=early, settings=known))) == ("fired", severity)
 
 
 def test_loss_that_starts_above_any_mean_over_tokens_is_summed() -> None:

@@ -93,3 +93,11 @@ def test_a_curve_alone_is_an_info_at_most() -> None:
 
 def test_single_rows_overrule_the_curve() -> None:
     assert memorization(evidence(**steps_at_epochs(0.7))).outcome == "clear"
+
+
+def test_one_row_that_is_no_number_leaves_nothing_to_tell() -> None:
+    broken = probes("train_probe", 2.0, 0.9, seed=4)
+    broken[-1] = broken[-1].model_copy(update={"nll": ("nan", *broken[-1].nll[1:])})
+    found = memorization(evidence(train_probe=broken, extraction=[]))
+    assert found.outcome == "insufficient"
+    assert "nan" not in found.message

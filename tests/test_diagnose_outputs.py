@@ -1,5 +1,7 @@
 """Checks on outputs and data: every planted fault fires, and a healthy run raises no alarm."""
 
+import random
+
 import pytest
 
 from harness.diagnose.data import contamination, no_supervised_tokens
@@ -58,6 +60,31 @@ def test_a_loss_that_falls_to_zero_late_is_learning() -> None:
 def test_zero_loss_with_a_nan_gradient_is_an_overflow() -> None:
     loss, gradient = [Point(i, 0.0) for i in range(30)], [Point(i, float("nan")) for i in range(30)]
     assert "overflowed" in no_supervised_tokens(evidence(loss=loss, grad_norm=gradient)).advice
+
+
+def easy(seed: int = 0) -> list[float]:
+    """Losses of one-token answers, nearly half of which the model knows for sure."""
+    draw = random.Random(seed)
+    return [0.0 if draw.random() < 0.45 else round(draw.gammavariate(0.6, 0.4), 4) for _ in range(300)]
+
+
+def test_zero_loss_with_a_gradient_is_an_easy_batch() -> None:
+    loss = [Point(i, value) for i, value in enumerate(easy())]
+    learned = [Point(i, max(3 * value, 1e-3)) for i, value in enumerate(easy())]
+    assert no_supervised_tokens(Evidence(loss=loss, grad_norm=learned, eval_loss=[])).outcome == "clear"
+    assert verdict(no_supervised_tokens(Evidence(loss=loss, grad_norm=[], eval_loss=[]))) == ("fired", "warning")
+
+
+@pytest.mark.parametrize(("norm", "severity"), [(1.0, "warning"), (0.0, "error"), (float("nan"), "error")])
+def test_late_zeros_among_high_losses_are_found(norm: float, severity: str) -> None:
+    draw = random.Random(1)
+    losses = [1.2 if i < 100 or draw.random() > 0.6 else 0.0 for i in range(300)]
+    norms = [Point(i, norm if value == 0 else 1.0) for i, value in enumerate(losses)]
+    found = no_supervised_tokens(
+        Evidence(loss=[Point(i, value) for i, value in enumerate(losses)], grad_norm=norms, eval_loss=[])
+    )
+    assert verdict(found) == ("fired", severity)
+    assert f"{losses.count(0.0)} of 300 logged losses are 0.0" in found.message
 
 
 def test_rows_without_supervised_tokens_are_a_warning() -> None:

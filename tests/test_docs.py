@@ -5,6 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+
+from harness.config import ExperimentConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -22,6 +25,18 @@ def test_links_to_files_are_not_broken(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def yaml_blocks(page: str) -> list[str]:
+    """The YAML examples of a page that say what is asked."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
+    return [block for block in blocks if re.search(r"^(evals|references):", block, flags=re.MULTILINE)]
+
+
+@pytest.mark.parametrize("block", [*yaml_blocks("suites.md"), *yaml_blocks("references.md")])
+def test_examples_of_suites_and_references_are_valid(block: str) -> None:
+    minimal = {"name": "x", "model": {"name": "m"}, "data": {"train": "t"}}
+    ExperimentConfig.model_validate(minimal | yaml.safe_load(block))
 
 
 def test_commands_in_the_readme_exist() -> None:

@@ -112,7 +112,7 @@ def entry(tasks: Path, *names: str, **options: object) -> EvalConfig:
 def asked(loaded: LoadedModel, options: EvalConfig, folder: Path) -> tuple[SuiteResult, list[Generation]]:
     cell = CellFolder(folder)
     result = lm_eval_result(loaded, options, cell)
-    return result, list(read_lines(cell.generations(options.label), Generation))
+    return result, list(read_lines(cell.generations(options.label, result.digest), Generation))
 
 
 def test_generated_answers_are_scored_as_the_task_says(plain: LoadedModel, tasks: Path, tmp_path: Path) -> None:
@@ -283,6 +283,16 @@ def test_digest_follows_what_decides_the_result(tasks: Path, tmp_path: Path) -> 
     assert lm_eval_digest(options.model_copy(update={"limit": 11})) != before
     (tmp_path / "one.yaml").write_text("task: one\nnum_fewshot: 1\n")
     assert lm_eval_digest(options) != before
+
+
+def test_digest_leaves_out_what_runs_write_and_hidden_folders(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("task: one\n")
+    options = entry(tmp_path, "one")
+    before = lm_eval_digest(options)
+    for folder in ("mlruns/harness/x", ".cache"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "result.json").write_text("{}")
+    assert lm_eval_digest(options) == before
 
 
 def test_shipped_and_own_tasks_are_known(tasks: Path) -> None:

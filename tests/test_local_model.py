@@ -1,15 +1,17 @@
 """The in-process respondent: what it was asked before it need not be loaded for."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from harness.config import RunConfig
 from harness.data.formats import Conversation
 from harness.data.tokenize import prompt_ids
 from harness.models.answer_cache import AnswerCache
-from harness.models.few_shot import choose_shots, ended_answer
+from harness.models.few_shot import NEXT_QUESTION, Shots, choose_shots, ended_answer
 from harness.models.generate import generate
 from harness.models.identity import answers_key
 from harness.models.load import LoadedModel, LoadedTokenizer, load_base, load_tokenizer
@@ -127,8 +129,58 @@ def test_few_shot_of_a_chat_base_shows_turns_after_the_system_prompt() -> None:
 
 
 def test_a_transcript_ends_where_the_next_question_begins() -> None:
-    assert ended_answer(" Elm Street.\n\nQuestion: Who?") == ("Elm Street.", True)
-    assert ended_answer(" Elm Street.") == ("Elm Street.", False)
+    assert ended_answer(" Elm Street.\n\nQuestion: Who?", NEXT_QUESTION) == ("Elm Street.", True)
+    assert ended_answer(" Elm Street.", NEXT_QUESTION) == ("Elm Street.", False)
+
+
+def test_plain_shots_end_at_what_stands_between_them() -> None:
+    plain = Example(id="p", text="Translate: a -> ", reference="b")
+    paragraphs = Example(id="q", text="Write.", reference="one\n\ntwo")
+    assert Shots((plain,), as_transcript=False).plain("Translate: c -> ") == "Translate: a -> b\n\nTranslate: c -> "
+    assert Shots((plain, paragraphs), as_transcript=False).separator == "\n\n###\n\n"
+
+
+def test_a_reference_that_brings_its_blank_gets_no_second_one(base: LoadedModel, tmp_path: Path) -> None:
+    asked = Example(id="x", text="She loves", reference="daisies", choices=("daisies", "roses"))
+    blank = asked.model_copy(update={"id": "y", "reference": " daisies", "choices": (" daisies", " roses")})
+    model = respondent(base, tmp_path)
+    losses = model.reference_losses([asked, blank], as_text=True)
+    assert losses["x"] == losses["y"]
+    choices = model.choice_logprobs([asked, blank], as_text=True)
+    assert choices["x"] == choices["y"]
+
+
+def test_a_prefill_of_a_plain_prompt_is_counted_once(base: LoadedModel, tmp_path: Path) -> None:
+    whole = Example(id="x", text="She", reference="loves daisies")
+    begun = whole.model_copy(update={"id": "y", "expect": Expectation(prefill="loves")})
+    model = respondent(base, tmp_path)
+    asked = model.generations([begun], as_text=True, sampling=Sampling(2))[0][0]
+    assert asked.prompt.endswith("She loves")
+    losses = model.reference_losses([whole, begun], as_text=True)
+    assert losses["y"].num_tokens < losses["x"].num_tokens
+
+
+def test_a_models_own_decoding_settings_are_no_part_of_the_ruler(base: LoadedModel) -> None:
+    prompts = [prompt_ids(base.tokenizer, (), text) for text in ("The garden of", "Question: Who is Ada?\nAnswer:")]
+    plain = [done[:2] for done in generate(base, prompts, Sampling(16))]
+    own = base.model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size = 1.8, 2
+    try:
+        assert [done[:2] for done in generate(base, prompts, Sampling(16))] == plain
+        assert base.model.generation_config is own
+    finally:
+        own.repetition_penalty, own.no_repeat_ngram_size = 1.0, 0
+
+
+def test_an_adapters_own_decoding_settings_come_back(base: LoadedModel) -> None:
+    adapted = get_peft_model(copy.deepcopy(base.model), LoraConfig(r=2, target_modules="all-linear"))
+    loaded = LoadedModel(adapted, base.tokenizer, base.tokens)
+    prompts = [prompt_ids(base.tokenizer, (), "The garden of")]
+    plain = generate(loaded, prompts, Sampling(12))[0].token_ids
+    adapted.generation_config.repetition_penalty = 1.8
+    assert generate(loaded, prompts, Sampling(12))[0].token_ids == plain
+    assert adapted.generation_config.repetition_penalty == 1.8
+    assert adapted.get_base_model().generation_config.repetition_penalty == 1.8
 
 
 def test_a_retrained_adapter_has_another_key(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_gates(gate: str, reason: str) -> None:
 
 
 def test_error_finding_fails_its_gate_and_forgetting_the_other() -> None:
-    assert "diverged: The loss went up." in parse_gate("no error findings")(Candidate(BASE, (error_finding(),), None))
+    assert "diverged: The loss went up" in parse_gate("no error findings")(Candidate(BASE, (error_finding(),), None))
     forgot = cell_result("f", suite_result("retention", {"accuracy": coin(0.5, 200, 3)}))
     assert "is worse than the base by more than 0.05" in parse_gate("retention.accuracy not_worse_than base by 0.05")(
         Candidate(forgot, (), BASE)

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.cli.main import main
+from harness.plan import plan_experiment
 from harness.resources import embedded
 from tests.servers import chat, serving
 
@@ -28,7 +29,7 @@ references:
   - {name: server, url: "URL", model: someone}
   - {name: oracle, predictions: oracle.jsonl}
 ranking: {by: held_out.exact_match, gates: []}
-launch: {max_workers: 1}
+launch: {max_workers: 2}
 tracking: {system_metrics: false}
 """
 MINE = [
@@ -112,3 +113,53 @@ def test_scored_predictions_join_the_tables(ran: dict) -> None:
     assert content["examples"][0].keys() == {"id", "scores", "failure"}
     ranking = json.loads(harness("rank", "kinds.yaml", "--json").output)
     assert "wrong" in [row["name"] for row in ranking["references"]]
+
+
+def references(tmp_path: Path, *overrides: str) -> dict:
+    """Name -> reference cell of the plan."""
+    (tmp_path / "kinds.yaml").write_text(YAML.replace("URL", "http://127.0.0.1:9/v1"))
+    return {cell.name: cell for cell in plan_experiment(str(tmp_path / "kinds.yaml"), overrides).references}
+
+
+LORA = 'adapter={"r": 4, "target_modules": "all-linear"}'
+
+
+def test_a_base_in_another_precision_is_another_reference(tmp_path: Path, ran: dict) -> None:
+    full, lora = references(tmp_path), references(tmp_path, LORA)
+    quantized = references(tmp_path, LORA, 'quantization={"load_in_4bit": true}')
+    assert len({plan["base"].id for plan in (full, lora, quantized)}) == 3
+
+
+def test_another_model_is_loaded_in_the_precision_of_the_base(tmp_path: Path, ran: dict) -> None:
+    plan = references(tmp_path, LORA, 'quantization={"load_in_4bit": true}')
+    assert plan["parent"].config.quantization == {"load_in_4bit": True}
+    assert plan["parent"].config.template.name == "model"
+
+
+BROKEN = """
+from harness.suite import Suite
+
+def broken(measured):
+    return measured.example.messages[-1]["content"]
+
+SUITE = Suite(name="broken", version=1, description="", scorers={"broken": broken})
+"""
+
+
+def test_a_broken_suite_leaves_the_others_and_is_named(ran: dict) -> None:
+    Path("evals").mkdir()
+    Path("evals/broken.py").write_text(BROKEN)
+    held_out = "{suite: held_out, limit: 8, max_new_tokens: 8, scorers: [exact_match, normalized_match, nll]}"
+    done = harness(
+        "evaluate",
+        "kinds.yaml",
+        "--set",
+        f"evals=[{held_out}, {{suite: broken, limit: 2}}]",
+        "--set",
+        "references=[base]",
+    )
+    assert done.exit_code == 1, done.output
+    assert "default, base could not be asked everything: broken: the scorer broken failed on example" in " ".join(
+        done.output.split()
+    )
+    assert "held_out" in done.output

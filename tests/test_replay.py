@@ -82,6 +82,16 @@ def test_each_cell_is_told_where_it_would_have_ended(write: Write) -> None:
     assert lost.seconds_saved == pytest.approx(lost.steps_saved * SECONDS_A_STEP)
 
 
+def test_only_a_training_that_a_check_ended_has_saved_steps_already(write: Write) -> None:
+    made = recorded(write, {"good": 0.9, "lost": 0.1})
+    for cell in made.cells:
+        if cell.name == "good":  # interrupted: a trace without what training gives at its end
+            write_lines(made.folder.cell(cell.id).trace, trace(FALLING[:100]))
+    cells = {cell.name: cell for cell in done(made).cells}
+    assert (cells["good"].steps, cells["good"].steps_already_saved) == (100, 0)
+    assert cells["nan"].steps_already_saved == 400 - 21
+
+
 def test_what_is_saved_is_summed(write: Write) -> None:
     found = done(recorded(write, {"good": 0.9, "lost": 0.1}))
     assert found.steps == 400 + 400 + 21

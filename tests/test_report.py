@@ -33,7 +33,7 @@ def written(tmp_path: Path, name: str) -> tuple[str, str]:
             )
             for i in range(40)
         ]
-        write_lines(folder.cell(cell.cell).generations("held_out"), generations)
+        write_lines(folder.cell(cell.cell).generations("held_out", "d"), generations)
         points = [
             TracePoint(step=i, epoch=0.1, seconds=i, values={"loss": 3.0 / (i + 1), "eval_loss": "nan"})
             for i in range(20)
@@ -44,6 +44,25 @@ def written(tmp_path: Path, name: str) -> tuple[str, str]:
     config = ExperimentConfig(name="x", description=HOSTILE, model={"name": "m"}, data={"train": "t"})
     html, markdown, _ = write_reports(config, folder, ranking, cells, [base], findings)
     return html.read_text(), markdown.read_text()
+
+
+def test_answer_beside_a_mean_of_samples_is_the_first(tmp_path: Path) -> None:
+    folder, suite = ExperimentFolder(tmp_path), suite_result("held_out", {"exact_match": [0.5, 1.0]})
+    cells = [cell_result("one", suite), cell_result("two", suite)]
+    for cell in cells:
+        samples = [
+            Generation(
+                example_id="e0", prompt="?", text=f"answer {sample}", stop_reason="end_of_turn", prompt_tokens=1,
+                completion_tokens=1, sample=sample,
+            )
+            for sample in range(3)
+        ]  # fmt: skip
+        write_lines(folder.cell(cell.cell).generations("held_out", "d"), samples)
+    ranking = rank("x", RankingConfig(gates=()), cells, [], {})
+    config = ExperimentConfig(name="x", model={"name": "m"}, data={"train": "t"})
+    html = write_reports(config, folder, ranking, cells, [], {})[0].read_text()
+    assert "answer 0" in html
+    assert "answer 2" not in html
 
 
 def test_hostile_text_is_escaped_everywhere(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_rank_by_another_metric_and_gate(ran: Ran) -> None:
 def test_unknown_metric_is_told(ran: Ran) -> None:
     done = harness("rank", "tiny.yaml", "--by", "held_out.bleurt")
     assert done.exit_code == 2
-    assert "is no metric of this experiment" in done.stderr
+    assert "'held_out.bleurt' was not measured" in done.stderr
 
 
 def test_checkpoint_loads_with_plain_transformers(ran: Ran) -> None:

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -301,3 +302,18 @@ def test_a_real_server_says_what_it_refuses(real: Callable[..., ServedModel]) ->
 
 def test_the_key_of_a_real_server(real: Callable[..., ServedModel]) -> None:
     assert set(real().key) == {"url", "model"}
+
+
+def test_answers_are_kept_on_disk_and_asked_once(tmp_path: Path) -> None:
+    examples = [question("Who?"), question("Where?")]
+    with serving(lambda path, body: chat("fine")) as server:
+        config = server.model()._config
+        ServedModel(config, lambda key: tmp_path / f"{key}.jsonl").generations(examples, as_text=False, sampling=GREEDY)
+        asked = len(server.bodies)
+        [file] = tmp_path.glob("*.jsonl")
+        file.write_text(file.read_text()[:-10])
+        again = ServedModel(config, lambda key: tmp_path / f"{key}.jsonl")
+        answers = again.generations(examples, as_text=False, sampling=GREEDY)
+        assert [answer[0].text for answer in answers] == ["fine", "fine"]
+        # One was cut off half-way, as by a kill.
+        assert len(server.bodies) == asked + 1

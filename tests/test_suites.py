@@ -1,6 +1,7 @@
 """`harness suites`: what can be asked, and what it measures."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,19 @@ def test_own_suite_is_listed_with_the_first_line_of_its_scorers(write: Write) ->
             "metrics": {"is_short": "1 where the answer has at most 20 words, else 0."},
         }
     ]  # fmt: skip
+
+
+def test_own_suite_may_define_a_dataclass(write: Write) -> None:
+    fields = "from __future__ import annotations\nfrom dataclasses import dataclass\n\n\n@dataclass\nclass Rule:\n    words: int\n\n\n"
+    write(fields + OWN, "evals/short.py")
+    assert load_suite("short").name == "short"
+
+
+def test_suite_that_can_not_be_imported_leaves_no_module_behind(write: Write) -> None:
+    write("import nothing_like_it\n", "evals/broken.py")
+    with pytest.raises(EvalError, match="can't be imported"):
+        load_suite("broken")
+    assert "harness_evals_broken" not in sys.modules
 
 
 def test_suite_that_can_not_be_imported_is_listed_with_its_error(write: Write) -> None:

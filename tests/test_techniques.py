@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 
 from harness.cli.main import main
 from harness.records import CellResult, Generation
+from harness.store import CellFolder
 
 YAML = """\
 name: techniques
@@ -76,10 +77,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_calls_and_reasoning_are_rendered_asked_and_scored(folder: Path) -> None:
     cell = results(folder, "techniques")["plain"]
     assert {suite.suite for suite in cell.suites} == {"template_adherence", "held_out"}
-    nll = next(suite for suite in cell.suites if suite.suite == "held_out").metrics["nll"]
+    held_out = next(suite for suite in cell.suites if suite.suite == "held_out")
+    nll = held_out.metrics["nll"]
     assert nll.n == 8
     assert nll.unscored == 0
-    path = folder / "mlruns/harness/techniques/cells" / cell.cell / "generations" / "held_out.jsonl"
+    path = CellFolder(folder / "mlruns/harness/techniques/cells" / cell.cell).generations("held_out", held_out.digest)
     asked = [Generation.model_validate_json(line).prompt for line in path.read_text().splitlines()]
     assert any('"name": "check_stock"' in prompt for prompt in asked)
     assert all(prompt.endswith("<|im_start|>assistant\n") for prompt in asked)

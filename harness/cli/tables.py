@@ -16,12 +16,14 @@ from harness.experiment import problem_lines
 from harness.gates import shown
 from harness.plan import Plan
 from harness.ranking import Ranking
-from harness.records import Estimate, Finding, Generation, warning_names
+from harness.records import Estimate, Finding, Generation, SuiteResult, warning_names
 from harness.store import read_lines
 from harness.targets import FoundCell
 
 GPU_SIZES_GIB = (8, 12, 16, 24, 40, 48, 80, 141)
 SEVERITIES: tuple[tuple[Literal["warning", "error"], str], ...] = (("warning", "yellow"), ("error", "red"))
+RANK_AND_NAME, NUMBER = 24, 12
+"""Characters of the first two columns at least, and of a value with its margin."""
 SHOWN_METRICS = ("held_out.exact_match", "template_adherence.all", "retention.accuracy")
 
 
@@ -123,7 +125,7 @@ def ranking_table(ranking: Ranking) -> None:
     metrics = tuple(dict.fromkeys((ranking.criterion, *SHOWN_METRICS)))
     measured = [entry.metrics for entry in ranking.rows] + [entry.metrics for entry in ranking.excluded]
     measured += [entry.metrics for entry in ranking.references]
-    known = [metric for metric in metrics if any(metric in values for values in measured)]
+    known = _that_fit([metric for metric in metrics if any(metric in values for values in measured)], console.width)
     console.print(
         f"\n[bold]{escape(ranking.experiment)}[/bold] ranked by {ranking.criterion} on {ranking.num_examples} examples"
     )
@@ -143,6 +145,17 @@ def ranking_table(ranking: Ranking) -> None:
         table.add_row("ref", escape(reference.name), *_values(reference.metrics, known), style="cyan")
     console.print(table)
     _notes(console, ranking)
+
+
+def _that_fit(metrics: Sequence[str], width: int) -> list[str]:
+    """The first metrics, the criterion before all, whose columns leave room for rank and name."""
+    left = width - RANK_AND_NAME
+    shown: list[str] = []
+    for metric in metrics:
+        left -= max(NUMBER, *(len(part) + 1 for part in metric.split("."))) + 2
+        if left >= 0 or not shown:
+            shown.append(metric)
+    return shown
 
 
 def _notes(console: Console, ranking: Ranking) -> None:
@@ -222,11 +235,21 @@ def cell_page(found: FoundCell, num_generations: int) -> None:
             f"  {name}: {shown(estimate)} n={estimate.n}"
             + (f", {estimate.unscored} unscored" if estimate.unscored else "")
         )
+    _print_slices(console, result.suites)
     findings_table(found.findings)
     for suite in result.suites:
         console.print(f"[bold]{suite.suite}[/bold], {num_generations} of its generations:")
-        for generation in list(read_lines(found.folder.generations(suite.suite), Generation))[:num_generations]:
-            console.print(
-                f"  {generation.example_id} ({generation.stop_reason}): {escape(repr(generation.text))}", soft_wrap=True
-            )
+        lines = read_lines(found.folder.generations(suite.suite, suite.digest), Generation)
+        for generation in [line for line in lines if line.sample == 0][:num_generations]:
+            text = f"  {generation.example_id} ({generation.stop_reason}): {generation.text!r}"
+            console.print(escape(text), soft_wrap=True)
     console.print(f"Folder: {found.folder.path}", soft_wrap=True)
+
+
+def _print_slices(console: Console, suites: Sequence[SuiteResult]) -> None:
+    """How well each kind of prompt keeps to the template; the single checks have too many to read."""
+    for suite in suites:
+        if suite.is_kind("template_adherence"):
+            for name, estimate in suite.slice_metrics.items():
+                if name.startswith(("all.", "probes.")):
+                    console.print(escape(f"    {name}: {shown(estimate)} n={estimate.n}"))

@@ -1,21 +1,32 @@
 """Rows of a file as evaluation examples: a prompt, its reference, and what else a scorer may need."""
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
 from harness.data.formats import convert
+from harness.data.layouts import TURN_COLUMNS
 from harness.data.sources import Row, load_rows
+from harness.data.turns import ROLES, parsed
 from harness.errors import DataError
 from harness.eval_config import SourceConfig
 from harness.records import Example, Expectation
 
 PROMPTS = ("prompt", "question", "instruction", "text", "query")
-REFERENCES = ("reference", "answer", "target", "completion", "output", "response", "canonical_solution")
+REFERENCES = ("reference", "answer", "target", "completion", "output", "response", "canonical_solution", "answerKey")
 IDS = ("id", "task_id", "key")
 SLICES = ("slices", "kind", "category")
 CLUSTERS = ("cluster", "group")
+# Stands where a conversation needs an answer and its row has none, because it is scored otherwise.
+NO_ANSWER = {"role": "assistant", "content": "-"}
+
+
+class _Choices(NamedTuple):
+    values: tuple[Any, ...] = ()
+    labels: tuple[str, ...] = ()
+    """As in ARC, one for each; mostly there are none."""
 
 
 def load_examples(source: SourceConfig) -> list[Example]:
@@ -23,7 +34,7 @@ def load_examples(source: SourceConfig) -> list[Example]:
 
     Columns: `prompt` (or `question`, `instruction` with `input`) or `messages`; `reference` (or `answer`, `target`,
     `completion`...), or else the conversation's last turn; and where a scorer needs them `choices` (with the right one,
-    its number or its letter as `answer`), `tests` (or HumanEval's `test` and `entry_point`, MBPP's `test_list`),
+    its label, its number from 0 or its letter as `answer`), `tests` (or HumanEval's `test` and `entry_point`, MBPP's `test_list`),
     `json_schema`, `tools`, `slices`, `cluster`, and IFEval's `instruction_id_list` with `kwargs`.
 
     Raises: DataError: a row has no prompt, or no reference and nothing else to score it by.
@@ -34,24 +45,28 @@ def load_examples(source: SourceConfig) -> list[Example]:
 def _example(row: Row, number: int) -> Example:
     content, named = row.content, _first(row.content, IDS)
     try:
-        shared = {
-            "id": str(named if named is not None else number),
-            "choices": tuple(str(choice) for choice in _choices(content)),
-            "tests": _tests(content),
-            "instructions": _instructions(content),
-        }
+        choices = _choices(content)
         prompt = _prompt(content)
         if prompt is None or (_first(content, REFERENCES) is None and not _is_scored_otherwise(content)):
             example = _conversation(row)
-            return example.model_copy(update={**shared, "slices": example.slices or _slices(content)})
-        return Example(
-            text=prompt,
-            reference=_reference(content, row.where),
-            slices=_slices(content),
-            cluster=str(_first(content, CLUSTERS) or ""),
-            expect=_expectation(content),
-            **shared,
+        else:
+            stated, expect = _stated_reference(content), _expectation(content)
+            example = Example(id="", text=prompt, reference=stated, slices=_slices(content), expect=expect)
+        return example.model_copy(
+            update={
+                "id": str(named if named is not None else number),
+                "reference": _right_choice(content, example.reference, choices)
+                if choices.values
+                else example.reference,
+                "slices": example.slices or _slices(content),
+                "cluster": _cluster(content) or example.cluster,
+                "choices": tuple(_written(choice) for choice in choices.values),
+                "tests": _tests(content),
+                "instructions": _instructions(content),
+            }
         )
+    except DataError as error:
+        raise DataError(f"{row.where}: {str(error).removeprefix(f'{row.where}: ')}") from error
     except (ValidationError, TypeError, ValueError) as error:
         raise DataError(
             f"{row.where}: the row can't be asked ({str(error).splitlines()[0]}); mend or delete it"
@@ -66,38 +81,86 @@ def _prompt(content: Mapping[str, Any]) -> str | None:
     prompt = _first(content, PROMPTS)
     if not isinstance(prompt, str) or "messages" in content or "conversations" in content:
         return None
-    given = content.get("input")
-    return f"{prompt}\n\n{given}" if isinstance(given, str) and given and "instruction" in content else prompt
+    given, is_instruction = content.get("input"), prompt == content.get("instruction")
+    return f"{prompt}\n\n{given}" if isinstance(given, str) and given and is_instruction else prompt
 
 
 def _is_scored_otherwise(content: Mapping[str, Any]) -> bool:
     return bool(_tests(content) or content.get("instruction_id_list") or content.get("json_schema"))
 
 
-def _reference(content: Mapping[str, Any], where: str) -> str:
-    """The right answer as text; among choices it may be given by its number, from 0, or by its letter."""
-    reference, choices = _first(content, REFERENCES), _choices(content)
-    if not choices:
-        return reference if isinstance(reference, str) else "" if reference is None else str(reference)
-    if isinstance(reference, int) and 0 <= reference < len(choices):
-        return str(choices[reference])
-    if isinstance(reference, str) and reference not in choices and len(reference.strip()) == 1:
-        place = ord(reference.strip().upper()) - ord("A")
-        if 0 <= place < len(choices):
-            return str(choices[place])
-    if reference not in choices:
+def _stated_reference(content: Mapping[str, Any]) -> str:
+    """The row's reference as text, JSON where it is more than text or a number; empty where there is none."""
+    stated = _first(content, REFERENCES)
+    if isinstance(stated, list | tuple) and not content.get("json_schema"):
         raise DataError(
-            f"{where}: the answer {reference!r} is none of the choices; give the choice, its number from 0 or its letter"
+            "the reference is a list, but a row has one reference; give one of them, or json_schema where the answer is a list"
         )
-    return str(reference)
+    return "" if stated is None else _written(stated)
 
 
-def _choices(content: Mapping[str, Any]) -> list[Any]:
-    """A list, or as in ARC and MMLU a mapping with the list in `text`."""
-    choices = content.get("choices") or content.get("options") or []
-    if isinstance(choices, Mapping):
-        choices = choices.get("text", [])
-    return list(choices) if isinstance(choices, list | tuple) else []
+def _written(value: object) -> str:
+    is_json = isinstance(value, bool | dict | list | tuple)
+    return json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
+
+
+def _right_choice(content: Mapping[str, Any], reference: str, choices: _Choices) -> str:
+    """The choice that the row's answer means: its label, the choice itself, its number from 0 or its letter."""
+    stated = _first(content, REFERENCES)
+    # A blank cell of a table states nothing; the last turn may.
+    if stated == "" or not isinstance(stated, str | int | float):
+        stated = reference
+    place = _place(stated, choices)
+    if place is None:
+        raise DataError(
+            f"the answer {stated!r} is none of the choices; give the choice, its number from 0 or its letter"
+        )
+    return _written(choices.values[place])
+
+
+def _place(stated: str | float, choices: _Choices) -> int | None:
+    """Where the right choice stands among them; None where that isn't clear."""
+    values, labels = choices
+    if str(stated).strip().upper() in labels:
+        return labels.index(str(stated).strip().upper())
+    for place, value in enumerate(values):
+        # True equals 1, but is another answer.
+        if _written(value) == stated or (value == stated and isinstance(value, bool) == isinstance(stated, bool)):
+            return place
+    number = _number(stated.strip(), values) if isinstance(stated, str) else stated
+    is_place = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(values)
+    return cast(int, number) if is_place else None
+
+
+def _number(stated: str, values: tuple[Any, ...]) -> int | None:
+    """The number that a letter or, where no choice is a number itself, digits stand for."""
+    if len(stated) == 1 and stated.isascii() and stated.isalpha():
+        return ord(stated.upper()) - ord("A")
+    is_number = stated.isascii() and stated.isdecimal() and not any(_is_numeral(value) for value in values)
+    return int(stated) if is_number else None
+
+
+def _is_numeral(value: object) -> bool:
+    try:
+        float(_written(value))
+    except ValueError:
+        return False
+    return True
+
+
+def _choices(content: Mapping[str, Any]) -> _Choices:
+    """A list, or as in ARC a mapping with the list in `text` and the names of its items in `label`; tables hold JSON."""
+    given = content.get("choices") or content.get("options") or []
+    if isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):
+        given = parsed(given, "choices")
+    labels: object = ()
+    if isinstance(given, Mapping):
+        given, labels = given.get("text", []), given.get("label", [])
+    if not isinstance(given, list | tuple):
+        return _Choices()
+    if not isinstance(labels, list | tuple) or len(labels) != len(given):
+        labels = ()
+    return _Choices(tuple(given), tuple(str(label).strip().upper() for label in labels))
 
 
 def _tests(content: Mapping[str, Any]) -> str:
@@ -123,17 +186,51 @@ def _slices(content: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
+def _cluster(content: Mapping[str, Any]) -> str:
+    found = _first(content, CLUSTERS)
+    return "" if found is None else str(found)
+
+
 def _expectation(content: Mapping[str, Any]) -> Expectation:
     tools = content.get("tools")
-    return Expectation(json_schema=content.get("json_schema"), tools=tuple(tools) if isinstance(tools, list) else ())
+    return Expectation(json_schema=_schema(content), tools=tuple(tools) if isinstance(tools, list) else ())
+
+
+def _schema(content: Mapping[str, Any]) -> Any:
+    return parsed(content.get("json_schema"), "json_schema")
 
 
 def _conversation(row: Row) -> Example:
-    """Any format that can be trained on: its last answer, or the row's reference, is what is compared with."""
-    turns, reference = row.content.get("messages"), _first(row.content, REFERENCES)
-    if isinstance(turns, list) and isinstance(reference, str):
-        row = row._replace(content={**row.content, "messages": [*turns, {"role": "assistant", "content": reference}]})
+    """Any format that can be trained on: the row's reference, or else its last answer, is what is compared with."""
+    row, has_answer = _completed(row)
     converted = convert([row])
     if converted.faults:
-        raise DataError(f"{row.where}: {converted.faults[0].message}")
-    return converted.rows[0].example()
+        raise DataError(converted.faults[0].message)
+    example = converted.rows[0].example()
+    schema = _schema(row.content)
+    form = example.expect.model_dump() | ({} if schema is None else {"json_schema": schema})
+    reference = example.reference if has_answer else ""
+    return example.model_copy(update={"expect": Expectation(**form), "reference": reference})
+
+
+def _completed(row: Row) -> tuple[Row, bool]:
+    """The row with its reference as the last turn of its turns, and whether it has an answer at all."""
+    column = next((name for name in TURN_COLUMNS if _holds_turns(row.content.get(name))), None)
+    turns = parsed(row.content[column], column) if column is not None else None
+    if column is None or not isinstance(turns, list) or not turns:
+        return row, True
+    stated, is_answered = _stated_reference(row.content), _is_answer(turns[-1])
+    if not stated and (is_answered or not _is_scored_otherwise(row.content)):
+        return row, True
+    answer = {"role": "assistant", "content": stated} if stated else NO_ANSWER
+    asked = turns[:-1] if is_answered else turns
+    return row._replace(content={**row.content, column: [*asked, answer]}), bool(stated)
+
+
+def _holds_turns(value: object) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+
+
+def _is_answer(turn: object) -> bool:
+    stated = turn.get("role", turn.get("from")) if isinstance(turn, Mapping) else None
+    return isinstance(stated, str) and ROLES.get(stated) == "assistant"

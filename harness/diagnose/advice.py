@@ -95,7 +95,9 @@ PROBES = Need(lambda e: len(e.validation) < 2 or len(e.train_probe) < 2, _train_
 SIBLINGS = Need(lambda e: not e.siblings, _sweep_rate)
 NAN_KEPT = Need(lambda e: not e.loss and not e.eval_loss, _keep_non_finite)
 ANSWERS = Need(lambda e: not e.generations, _judge_answers("held_out"))
-TEMPLATE = Need(lambda e: "template_adherence" not in e.suites, _judge_answers("template_adherence"))
+TEMPLATE = Need(
+    lambda e: not any(s.is_kind("template_adherence") for s in e.suites.values()), _judge_answers("template_adherence")
+)
 BASE = Need(lambda e: not e.base, _compare_with_base)
 CELL = Need(lambda e: e.verification is None, _load_again)
 SPLITS = Need(lambda e: not e.splits, _train_as_cell)

@@ -35,9 +35,10 @@ class Answer(NamedTuple):
         return self.generation.text
 
 
-def is_retention(suite: str) -> bool:
+def is_retention(evidence: Evidence, label: str) -> bool:
     """Whether a suite measures what the base knew; its answers say nothing of what was trained."""
-    return suite.startswith("retention")
+    suite = evidence.suites.get(label)
+    return suite.is_kind("retention") if suite is not None else label == "retention"
 
 
 def answers_of(evidence: Evidence, *, sample: int | None = 0) -> list[Answer]:
@@ -47,22 +48,20 @@ def answers_of(evidence: Evidence, *, sample: int | None = 0) -> list[Answer]:
         evidence: of the run.
         sample: which of several completions of a prompt; None: all of them.
     """
-    return _answers(evidence.generations, evidence.examples, sample)
+    return _answers(evidence, evidence.generations, sample)
 
 
 def base_answers(evidence: Evidence) -> list[Answer]:
     """The same of the untouched base."""
-    return _answers(evidence.base_generations, evidence.examples, 0)
+    return _answers(evidence, evidence.base_generations, 0)
 
 
-def _answers(
-    generations: Mapping[str, Sequence[Generation]], examples: Mapping[str, Sequence[Example]], sample: int | None
-) -> list[Answer]:
+def _answers(evidence: Evidence, generations: Mapping[str, Sequence[Generation]], sample: int | None) -> list[Answer]:
     found: dict[tuple[str, int], Answer] = {}
     for suite, completions in generations.items():
-        if is_retention(suite):
+        if is_retention(evidence, suite):
             continue
-        asked = {example.id: example for example in examples.get(suite, ())}
+        asked = {example.id: example for example in evidence.examples.get(suite, ())}
         for generation in completions:
             if generation.stop_reason in NO_ANSWER or (sample is not None and generation.sample != sample):
                 continue

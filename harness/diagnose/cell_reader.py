@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from harness.diagnose.evidence import Evidence, Point, Sibling, as_float
+from harness.diagnose.evidence import Evidence, Point, Sibling, as_float, comparable
 from harness.grid import CellSpec
 from harness.records import (
     Batch,
@@ -45,8 +45,8 @@ def trace_evidence(
         epochs=[Point(point.step, point.epoch) for point in points if "loss" in point.values],
         settings=settings,
         planned_steps=planned_steps,
-        validation=[probe for probe in probes if probe.split == "validation"],
-        train_probe=[probe for probe in probes if probe.split == "train_probe"],
+        validation=comparable([probe for probe in probes if probe.split == "validation"]),
+        train_probe=comparable([probe for probe in probes if probe.split == "train_probe"]),
         batches_are_alike="group" not in settings.get("training.train_sampling_strategy", "random"),
         loss_is_nll=settings.get("training.loss_type", "nll") == "nll" and smoothing == 0,
     )
@@ -60,7 +60,6 @@ def cell_evidence(
     points, probes = list(read_lines(folder.trace, TracePoint)), list(read_lines(folder.probes, Probe))
     settings = trained.settings if trained else asked_settings(folder)
     planned_steps = trained.planned_steps if trained else announced_steps(folder)
-    names = [suite.suite for suite in result.suites]
     return dataclasses.replace(
         trace_evidence(points, probes, settings, planned_steps),
         name=result.name,
@@ -72,8 +71,8 @@ def cell_evidence(
         verification=read_record(folder.verification, Verification) if folder.verification.exists() else None,
         suites={suite.suite: suite for suite in result.suites},
         base={suite.suite: suite for suite in base.suites} if base else {},
-        generations=_generations(folder, names),
-        base_generations=_generations(CellFolder(folder.path.parent / base.cell), names) if base else {},
+        generations=_generations(folder, result.suites),
+        base_generations=_generations(CellFolder(folder.path.parent / base.cell), base.suites) if base else {},
         siblings=siblings,
         batch_rows={batch.step: batch.rows for batch in read_lines(folder.batches, Batch)},
         **_asked(folder, result.suites, trained),
@@ -126,8 +125,8 @@ def announced_steps(folder: CellFolder) -> int | None:
     return int(steps) or None
 
 
-def _generations(folder: CellFolder, suites: Sequence[str]) -> dict[str, list[Generation]]:
-    found = {suite: list(read_lines(folder.generations(suite), Generation)) for suite in suites}
+def _generations(folder: CellFolder, suites: Sequence[SuiteResult]) -> dict[str, list[Generation]]:
+    found = {s.suite: list(read_lines(folder.generations(s.suite, s.digest), Generation)) for s in suites}
     return {suite: generations for suite, generations in found.items() if generations}
 
 

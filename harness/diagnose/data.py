@@ -1,14 +1,19 @@
 """Warning signs in the data: nothing to learn from, evaluation examples among the training rows."""
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
 
 from harness.diagnose.answers import short
-from harness.diagnose.evidence import CONVENTION, Evidence, Measure, finding
+from harness.diagnose.curves import DEAD_AFTER, dead_from
+from harness.diagnose.evidence import CONVENTION, Evidence, Measure, Point, finding
 from harness.records import Contamination, Estimate, Finding, SuiteResult
 from harness.stats import estimate
 
 ZERO_LOSS = 1e-4
 ZERO_SHARE = 0.2
+LOW_QUANTILE = 0.1
 DROPPED_SHARE = 0.01
 MIN_EARLY = 5
 LEAKED_SHARE = 0.01
@@ -24,15 +29,19 @@ def no_supervised_tokens(evidence: Evidence) -> Finding:
     if not losses:
         return finding(name, "insufficient", "No training loss was logged.")
     early = losses[: max(MIN_EARLY, len(losses) // 5)]
-    zeros = [point for point in early if abs(point.value) < ZERO_LOSS]
+    zeros = _without_gradient(evidence, [point for point in early if abs(point.value) < ZERO_LOSS])
     share = len(zeros) / len(early)
     measure = Measure(share, ZERO_SHARE, CONVENTION)
     if share > ZERO_SHARE:
+        # Some losses are well above zero, and no gradient norm tells: easy answers of one token look the same.
+        is_open = not _norms_at(evidence, zeros) and max(point.value for point in early) > DEAD_AFTER
         return finding(
             name, "fired", f"The training loss was 0.0 in {share:.0%} of the first {len(early)} logged steps{_gradients(evidence)}: nothing "
-            "was learned.", "error", advice=_zero_advice(evidence), measure=measure,
+            "was learned in them.", "warning" if is_open else "error", advice=_zero_advice(evidence), measure=measure,
             evidence=[f"step {point.step}: loss {point.value:g}" for point in zeros[:SHOWN]],
         )  # fmt: skip
+    if (later := _zeros_among_losses(evidence)) is not None:
+        return later
     for split, summary in evidence.splits.items():
         lost = summary.dropped_unsupervised / max(summary.rows_read, 1)
         if lost > DROPPED_SHARE:
@@ -44,7 +53,42 @@ def no_supervised_tokens(evidence: Evidence) -> Finding:
                 "whole can't be learned. Where rows are short, look at the loss mask with `harness template`.",
                 evidence=[f"{split}: {reason} {count}" for reason, count in sorted(summary.dropped.items())],
             )  # fmt: skip
-    return finding(name, "clear", "Every logged step had supervised tokens.", measure=measure)
+    count = sum(point.value == 0 for point in losses)
+    message = (
+        f"{count} of {len(losses)} logged losses are 0.0." if count else "Every logged step had supervised tokens."
+    )
+    return finding(name, "clear", message, measure=measure)
+
+
+def _norms_at(evidence: Evidence, losses: Sequence[Point]) -> dict[int, float]:
+    """Gradient norms of their steps, where they were logged."""
+    wanted = {point.step for point in losses}
+    return {point.step: point.value for point in evidence.grad_norm if point.step in wanted}
+
+
+def _without_gradient(evidence: Evidence, losses: Sequence[Point]) -> list[Point]:
+    """Those of the losses beside which no positive gradient norm says that something was learned."""
+    norms = _norms_at(evidence, losses)
+    return [point for point in losses if not norms.get(point.step, 0.0) > 0]
+
+
+def _zeros_among_losses(evidence: Evidence) -> Finding | None:
+    """Many losses of exactly 0.0 anywhere among losses none of which is near zero; easy rows have all losses in between."""
+    losses = evidence.finite_loss
+    zeros = [point for point in losses if point.value == 0]
+    others = [point.value for point in losses if point.value != 0]
+    share = len(zeros) / len(losses)
+    if dead_from(losses) is not None:
+        return None  # numbers that overflowed; see non_finite
+    if share <= ZERO_SHARE or not others or float(np.quantile(others, LOW_QUANTILE)) <= DEAD_AFTER:
+        return None
+    norms = _norms_at(evidence, zeros).values()
+    is_dead = sum(not norm > 0 for norm in norms) > len(norms) / 2
+    return finding(
+        "no_supervised_tokens", "fired", f"{len(zeros)} of {len(losses)} logged losses are 0.0, the others {float(np.median(others)):.2g} "
+        "(median): those batches had nothing to learn from.", "error" if is_dead else "warning", advice=_zero_advice(evidence),
+        measure=Measure(share, ZERO_SHARE, CONVENTION), evidence=[f"step {point.step}: loss 0" for point in zeros[:SHOWN]],
+    )  # fmt: skip
 
 
 def _gradients(evidence: Evidence) -> str:

@@ -21,6 +21,8 @@ from harness.records import (
 )
 
 CONVENTION = "a convention of this harness"
+HUGE = 1e100
+"""A larger loss is no number: the mean of two of them may overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Evidence:
     @property
     def finite_loss(self) -> list[Point]:
         """Training losses that are numbers."""
-        return [point for point in self.loss if math.isfinite(point.value)]
+        return [point for point in self.loss if abs(point.value) <= HUGE]
 
 
 def as_float(value: float | NonFinite) -> float:
@@ -100,8 +102,38 @@ def as_float(value: float | NonFinite) -> float:
 
 
 def probe_mean(probe: Probe) -> float:
-    """Mean NLL over the supervised tokens of a probe, in nats."""
-    return sum(as_float(n) * t for n, t in zip(probe.nll, probe.tokens, strict=True)) / sum(probe.tokens)
+    """Mean NLL over the supervised tokens of a probe, in nats; NaN where it has none."""
+    total = sum(probe.tokens)
+    rows = zip(probe.nll, probe.tokens, strict=True)
+    return sum(as_float(n) * t for n, t in rows if t) / total if total else math.nan
+
+
+def comparable(probes: Sequence[Probe]) -> list[Probe]:
+    """Probes of one split that have supervised tokens and as many rows as the last of them."""
+    known = [probe for probe in probes if sum(probe.tokens)]
+    return [probe for probe in known if len(probe.nll) == len(known[-1].nll)]
+
+
+class BeforeAfter(NamedTuple):
+    """The same rows at step 0 and at the last probe."""
+
+    before: Probe
+    after: Probe
+
+    @property
+    def ratio(self) -> float:
+        """Mean NLL after training over that before."""
+        return probe_mean(self.after) / probe_mean(self.before)
+
+
+def before_after(probes: Sequence[Probe]) -> BeforeAfter | None:
+    """First and last probe of a split; None unless one is of step 0 and every row of both is a number, above 0 before."""
+    if len(probes) < 2 or probes[0].step != 0 or len(probes[0].nll) != len(probes[-1].nll):
+        return None
+    means = (probe_mean(probes[0]), probe_mean(probes[-1]))
+    rows = [as_float(value) for probe in (probes[0], probes[-1]) for value in probe.nll]
+    is_known = all(map(math.isfinite, (*means, *rows))) and means[0] > 0
+    return BeforeAfter(probes[0], probes[-1]) if is_known else None
 
 
 class Measure(NamedTuple):

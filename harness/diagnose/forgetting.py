@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from harness.diagnose.answers import is_retention, short, this_run
+from harness.diagnose.answers import short, this_run
 from harness.diagnose.evidence import CONVENTION, Evidence, Measure, finding
 from harness.records import Finding, SuiteResult
 from harness.stats import MIN_PAIRS, NonInferiority, minimum_detectable_difference, non_inferiority
@@ -44,7 +44,7 @@ def forgetting(evidence: Evidence) -> Finding:
     changes = [
         _change(suite, evidence.base[suite_name])
         for suite_name, suite in evidence.suites.items()
-        if is_retention(suite_name) and suite_name in evidence.base and METRIC in suite.metrics
+        if suite.is_kind("retention") and suite_name in evidence.base and METRIC in suite.metrics
     ]
     known = [change for change in changes if change is not None and change.is_known_by_base]
     if not known:

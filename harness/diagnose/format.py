@@ -76,7 +76,7 @@ def _uneven_wording(evidence: Evidence) -> Finding | None:
 
 def _form(evidence: Evidence) -> Finding:
     """Of template adherence, or of how the answers end where no suite looked at their form."""
-    suite = next((s for label, s in evidence.suites.items() if _is_adherence(label, s)), None)
+    suite = next((s for s in evidence.suites.values() if _is_adherence(s)), None)
     found = _of_suite(suite, evidence) if suite is not None else _of_texts(evidence)
     verdicts = [verdict for verdict in found if verdict.failure != LIMIT]
     if not verdicts or (suite is None and len(verdicts) < MIN_ANSWERS):
@@ -122,8 +122,8 @@ def _shown(verdicts: Sequence[Verdict]) -> list[str]:
     return counts + [f"{short(v.id, ID)}: {v.failure}: {short(v.text)}" for v in verdicts if v.failure][:SHOWN]
 
 
-def _is_adherence(label: str, suite: SuiteResult) -> bool:
-    return METRIC in suite.metrics and (label.startswith("template_adherence") or "end_of_turn" in suite.metrics)
+def _is_adherence(suite: SuiteResult) -> bool:
+    return METRIC in suite.metrics and (suite.is_kind("template_adherence") or "end_of_turn" in suite.metrics)
 
 
 def _numbers(adherence: Estimate, suite: SuiteResult | None) -> str:

@@ -63,7 +63,7 @@ def _ending(evidence: Evidence) -> str:
     if len(parts) == 1:
         parts.append(_endless(evidence))
     limit = max(
-        (g.completion_tokens for label, found in evidence.generations.items() if not is_retention(label) for g in found
+        (g.completion_tokens for label, found in evidence.generations.items() if not is_retention(evidence, label) for g in found
          if g.stop_reason == "length"), default=0,
     )  # fmt: skip
     named = f" of {limit}" if limit else ""

@@ -7,7 +7,17 @@ import numpy as np
 
 from harness.diagnose.curves import STILL_HIGH, diverged, hump
 from harness.diagnose.evidence import CONVENTION, Evidence, Measure, Sibling, as_float, finding, probe_mean
-from harness.diagnose.numbers import MEDIAN_ERROR, Array, ends, noise, relative_noise, trend, values
+from harness.diagnose.numbers import (
+    MEDIAN_ERROR,
+    Array,
+    ends,
+    finite,
+    noise,
+    relative_noise,
+    trend,
+    usual_noise,
+    values,
+)
 from harness.diagnose.progress import still_improving
 from harness.diagnose.settings import calmer, higher_rate, learning_rate, now
 from harness.diagnose.spikes import loss_spikes
@@ -16,15 +26,19 @@ from harness.stats import PairedDifference, paired_difference
 
 MIN_LOSSES = 20
 ROUGH_NATS = 0.5
-ROUGH_LEVEL = 3.0
-"""A perplexity of 20 on the rows that are trained on."""
+ROUGH_LEVEL = 4.0
+"""A perplexity of 55 on the rows that are trained on: below it, hard text in batches of one row is as rough."""
 SPIKE_SHARE = 0.01
 MANY_SPIKES = 3
 SWING = 1.3
 SWING_NATS = 0.3
 SWING_SIGMAS = 5.0
+BLOCK_DOUBT = 1.2
+"""How much wider the noise of blocks is taken: there are few of them, and a drift reaches over more than one."""
 MIN_BLOCK = 5
 MAX_BLOCKS = 40
+AT_ITS_BEST = 1.01
+AT_ITS_END = 0.9
 MUCH_LESS = 0.5
 SLOW_FALL = 0.25
 STEADY = 0.4
@@ -120,9 +134,10 @@ def _instability(evidence: Evidence) -> list[str]:
     swing = _swing(values(losses))
     if swing is not None:
         signs.append(f"the training loss rose again from {swing[0]:.3g} to {swing[1]:.3g} after it had fallen")
-    spikes = loss_spikes(evidence)
+    # What is over after one step says more of its rows than of the rate.
+    spikes = [spike for spike in loss_spikes(evidence) if spike.recovered is False or spike.num_logs > 1]
     if len(spikes) >= MANY_SPIKES and len(spikes) >= SPIKE_SHARE * len(losses):
-        signs.append(f"the training loss spiked {len(spikes)} times in {len(losses)} logged steps")
+        signs.append(f"the training loss spiked {len(spikes)} times for several steps in {len(losses)} logged steps")
     return signs
 
 
@@ -134,22 +149,29 @@ def _swing(level: Array) -> tuple[float, float] | None:
         return None
     lows = np.minimum.accumulate(blocks)
     top = int(np.argmax(blocks - lows))
-    error = MEDIAN_ERROR * relative_noise(level) * math.sqrt(2 / size)
-    rise = float(blocks[top] / lows[top])
+    # Rows that are not shuffled make whole blocks differ by more than their own noise lets expect.
+    drift = BLOCK_DOUBT * usual_noise(np.diff(np.log(blocks)))  # of changes, so that a slow swing is no drift
+    error = max(MEDIAN_ERROR * relative_noise(level) * math.sqrt(2 / size), drift)
+    rise = float(blocks[top]) / float(lows[top])
     if blocks[top] - lows[top] < SWING_NATS or rise < SWING or math.log(rise) < SWING_SIGMAS * error:
         return None
     return float(lows[top]), float(blocks[top])
 
 
 def _recovered(evidence: Evidence) -> bool:
-    """Whether validation rows ended at less than half of the base's NLL, whatever happened on the way."""
-    points = evidence.eval_loss
-    return len(points) > 1 and points[0].step == 0 and points[-1].value < STILL_HIGH * points[0].value
+    """Whether validation rows ended at their best or at less than half of the base's NLL, whatever happened on the way."""
+    points = finite(evidence.eval_loss)
+    if len(points) < max(2, len(evidence.eval_loss)) or points[0].step != 0:
+        return False
+    first, last = points[0].value, points[-1].value
+    best = min(point.value for point in points)
+    is_last = not evidence.loss or points[-1].step >= AT_ITS_END * evidence.loss[-1].step
+    return last < STILL_HIGH * first or (is_last and last < first and last <= AT_ITS_BEST * best)
 
 
 def _better_sibling(evidence: Evidence, rate: float | None, *, is_lower: bool) -> Contrast | None:
     """The best sibling on one side of this run's rate, where it is surely better over the same validation rows."""
-    if rate is None or not evidence.validation:
+    if rate is None or not evidence.validation or not evidence.validation[-1].nll:
         return None
     ours = [as_float(value) for value in evidence.validation[-1].nll]
     contrasts = []

@@ -69,17 +69,20 @@ def membership(evidence: Evidence) -> Membership | None:
     if len(evidence.train_probe) < 2 or len(evidence.validation) < 2:
         return None
     train, held_out = _relative_falls(evidence.train_probe), _relative_falls(evidence.validation)
-    if min(len(train), len(held_out)) < MIN_ROWS:
+    at_end = (probe_mean(evidence.train_probe[-1]), probe_mean(evidence.validation[-1]))
+    if min(len(train), len(held_out)) < MIN_ROWS or not np.isfinite(at_end).all():
         return None
     auc, low, high = _auc(train, held_out)
-    return Membership(probe_mean(evidence.train_probe[-1]), probe_mean(evidence.validation[-1]), auc, low, high)
+    return Membership(*at_end, auc, low, high)
 
 
 def _relative_falls(probes: Sequence[Probe]) -> list[float]:
-    """Share of its first NLL that every row has lost.
+    """Share of its first NLL that every row has lost; empty where the rows were not the same.
 
     Relative to where the row started, so calibrated on the base: short rows start higher and would otherwise dominate.
     """
+    if len(probes[0].nll) != len(probes[-1].nll):
+        return []
     pairs = [(as_float(a), as_float(b)) for a, b in zip(probes[0].nll, probes[-1].nll, strict=True)]
     falls = [(before - after) / before if before else 0.0 for before, after in pairs]
     return [fall for fall in falls if np.isfinite(fall)]

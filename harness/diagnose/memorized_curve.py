@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from harness.diagnose.evidence import Evidence
-from harness.diagnose.numbers import Array, values
+from harness.diagnose.numbers import Array, finite, values
 from harness.diagnose.series import epochs_at, passes
 
 LOW_LEVEL = 0.2
@@ -57,7 +57,7 @@ def low_level(evidence: Evidence) -> LowLevel | None:
     A low level alone says little: on an easy set the loss is low before any row comes back. The first pass is on unseen
     rows, so what the loss lost after it came from repetition.
     """
-    points = evidence.finite_loss
+    points = finite(evidence.loss)
     if len(points) < MIN_LOSSES or not evidence.loss_is_nll:
         return None
     losses = values(points)
@@ -73,7 +73,7 @@ def low_level(evidence: Evidence) -> LowLevel | None:
 
 def stair_steps(evidence: Evidence) -> StairSteps | None:
     """Sudden drops of the training loss where epochs begin; None without an epoch boundary between enough values."""
-    points = [point for point in evidence.finite_loss if point.value > 0]
+    points = [point for point in finite(evidence.loss) if point.value > 0]
     epochs = epochs_at(evidence, points) if len(points) >= MIN_LOSSES else None
     if epochs is None:
         return None

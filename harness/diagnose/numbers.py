@@ -13,18 +13,28 @@ from harness.diagnose.evidence import Point
 
 Array = NDArray[np.float64]
 MAD_TO_SD = 1.4826
+UPPER_DECILE = 1.6449
+"""Of the absolute value of a standard normal."""
 MEDIAN_ERROR = 1.2533
 """Standard error of a median over that of a mean, for normal noise."""
 CENTER = 16
 SMOOTHING = 5
+EARLY = 5
+"""Values on each side that tell what a value of the beginning should have been."""
+EARLY_START = 3
+EARLY_DOUBT = 7 / 6
+"""How much wider the noise of the beginning is taken: it is known from few values."""
+MIN_SPIKE_LOGS = 12
 SIGMAS = 6.0
 MAX_BLOCKS = 100
 FEW = 12
+HUGE = 1e100
+"""Above it a value says no more than infinity does, and its sums and squares overflow."""
 
 
 def finite(points: Sequence[Point]) -> list[Point]:
-    """Points whose value is a number."""
-    return [point for point in points if math.isfinite(point.value)]
+    """Points whose value is a number of any use."""
+    return [point for point in points if abs(point.value) <= HUGE]
 
 
 def values(points: Sequence[Point]) -> Array:
@@ -38,11 +48,21 @@ def steps(points: Sequence[Point]) -> Array:
 
 
 def noise(series: Array) -> float:
-    """Standard deviation from one value to the next, whatever the trend: from the MAD of the differences."""
-    differences = np.diff(series)
-    if not len(differences):
-        return 0.0
-    return float(MAD_TO_SD * np.median(np.abs(differences - np.median(differences))) / math.sqrt(2))
+    """Standard deviation from one value to the next, whatever the trend.
+
+    From the MAD of the differences, or from their upper decile where it says more, as where rows of two kinds take turns.
+    """
+    return max(usual_noise(series), _quantile_of_changes(series, 0.9) / UPPER_DECILE / math.sqrt(2))
+
+
+def usual_noise(series: Array) -> float:
+    """The same from the MAD alone: a few large changes do not count, as those of the swings that are looked for."""
+    return MAD_TO_SD * _quantile_of_changes(series, 0.5) / math.sqrt(2)
+
+
+def _quantile_of_changes(series: Array, share: float) -> float:
+    changes = np.diff(series)
+    return float(np.quantile(np.abs(changes - np.median(changes)), share)) if len(changes) else 0.0
 
 
 def relative_noise(series: Array) -> float:
@@ -115,15 +135,46 @@ class Outliers(NamedTuple):
     """The most standard deviations of any value that is high enough above what was expected, outlier or not."""
 
 
+NO_OUTLIERS = Outliers(np.array([], dtype=np.int64), np.array([]), np.array([]), 0.0)
+
+
 def outliers(series: Array, *, ratio: float, rise: float) -> Outliers:
     """Positive values above `ratio` times and `rise` more than expected, and 6 standard deviations out on a log scale.
 
     Expected is the median of the 16 values before. The deviation from it is held against the same deviations of the
-    W = min(128, max(16, n / 4)) values before, so that a falling curve hides nothing.
+    W = min(128, max(16, n / 4)) values before, so that a falling curve hides nothing. The first 32 values have too few
+    before them: they are held against both of their sides.
     """
+    if len(series) < MIN_SPIKE_LOGS:
+        return NO_OUTLIERS
+    early, late = _early_outliers(series, ratio, rise), _late_outliers(series, ratio, rise)
+    return Outliers(
+        np.concatenate([early.indices, late.indices]),
+        np.concatenate([early.expected, late.expected]),
+        np.concatenate([early.sigmas, late.sigmas]),
+        max(early.highest, late.highest),
+    )
+
+
+def _early_outliers(series: Array, ratio: float, rise: float) -> Outliers:
+    """Those of the first 32 values, from the fourth on, that stand out from the five before and from the five after."""
+    logs = np.log(series[: 2 * CENTER + EARLY + EARLY_START])
+    indices = np.arange(EARLY_START, min(2 * CENTER, len(logs) - EARLY))
+    around = np.array(
+        [max(np.median(logs[max(0, i - EARLY) : i]), np.median(logs[i + 1 : i + 1 + EARLY])) for i in indices]
+    )
+    scale = max(EARLY_DOUBT * float(spread(np.diff(logs)[None])[0]) / math.sqrt(2), 1e-9)
+    excess, expected = logs[indices] - around, np.exp(around)
+    is_high = (excess > math.log(ratio)) & (series[indices] - expected > rise)
+    sigmas = excess[is_high] / scale
+    far = sigmas > SIGMAS
+    return Outliers(indices[is_high][far], expected[is_high][far], sigmas[far], float(sigmas.max(initial=0.0)))
+
+
+def _late_outliers(series: Array, ratio: float, rise: float) -> Outliers:
     window = min(128, max(CENTER, len(series) // 4))
     if len(series) < 2 * CENTER + 1:
-        return Outliers(np.array([], dtype=np.int64), np.array([]), np.array([]), 0.0)
+        return NO_OUTLIERS
     logs = np.log(series)
     medians = np.median(sliding_window_view(logs, CENTER)[:-1], axis=1)
     excess = logs[CENTER:] - medians
@@ -167,7 +218,9 @@ def trend(points: Sequence[Point]) -> Trend:
     blocks = [points[i : i + size] for i in range(0, len(points), size)]
     at = np.array([float(np.mean(steps(block))) for block in blocks])
     level = np.array([float(np.median(values(block))) for block in blocks])
-    if at[0] == at[-1]:
+    at, places = np.unique(at, return_inverse=True)
+    level = np.array([float(np.median(level[places == place])) for place in range(len(at))])
+    if len(at) < 2 or np.ptp(level) == 0:
         return Trend(0.0, 0.0, 0.0, 1.0)
     slope = stats.theilslopes(level, at, 0.95)
     share = (at[-1] - at[0]) / max(abs(float(np.median(level))), 1e-12)

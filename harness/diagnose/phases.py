@@ -1,13 +1,13 @@
 """The phases of a training loss: a sharp drop, stabilization, convergence."""
 
-from collections.abc import Mapping, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, groupby, pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from harness.diagnose.evidence import CONVENTION, Evidence, Measure, Point, finding
-from harness.diagnose.numbers import Array, relative_noise, steps, values
+from harness.diagnose.numbers import Array, finite, relative_noise, steps, values
 from harness.records import Finding
 
 PhaseName = Literal["warm_up", "sharp_drop", "stabilization", "convergence", "rise"]
@@ -21,7 +21,7 @@ FLAT = 0.25
 SHARP = 0.10
 MIN_RISE = 0.10
 STEEPER = 3.0
-
+MAX_LOG = 50.0
 
 MISSING: Mapping[PhaseName, str] = {
     "sharp_drop": "no sharp drop: the base already knew the format, or the learning rate is low",
@@ -51,23 +51,34 @@ class Bins(NamedTuple):
 
 def loss_phases(points: Sequence[Point]) -> tuple[Phase, ...]:
     """One to three phases: a broken line with at most two breaks through the log-loss, chosen by BIC; () with too few values."""
-    positive = [point for point in points if point.value > 0 and np.isfinite(point.value)]
+    positive = [point for point in finite(points) if point.value > 0]
     if len(positive) < MIN_LOSSES or positive[-1].step <= positive[0].step:
         return ()
     first, last = positive[0].step, positive[-1].step
     bins = _bins(positive)
     breaks, slopes = _broken_line(bins)
     edges = [0.0, *breaks, 1.0]
-    names = _names(slopes, [right - left for left, right in pairwise(edges)])
+    names = _names(slopes, [right - left for left, right in pairwise(edges)], relative_noise(values(positive)))
     return tuple(
         Phase(
             round(first + left * (last - first)),
             round(first + right * (last - first)),
-            names[i],
-            slopes[i] / (last - first),
+            name,
+            slope / (last - first),
         )
-        for i, (left, right) in enumerate(pairwise(edges))
+        for name, left, right, slope in _merged(names, edges, slopes)
     )
+
+
+def _merged(
+    names: Sequence[PhaseName], edges: Sequence[float], slopes: Sequence[float]
+) -> Iterator[tuple[PhaseName, float, float, float]]:
+    """Name, beginning, end and mean slope of the pieces, neighbours of one name in one."""
+    pieces = zip(names, pairwise(edges), slopes, strict=True)
+    for name, group in groupby(pieces, key=lambda piece: piece[0]):
+        spans = [(left, right, slope) for _, (left, right), slope in group]
+        left, right = spans[0][0], spans[-1][1]
+        yield name, left, right, sum(slope * (b - a) for a, b, slope in spans) / (right - left)
 
 
 def _bins(points: Sequence[Point]) -> Bins:
@@ -110,13 +121,15 @@ def _broken_line(bins: Bins) -> tuple[list[float], list[float]]:
     return best[1], best[2]
 
 
-def _names(slopes: Sequence[float], lengths: Sequence[float]) -> list[PhaseName]:
+def _names(slopes: Sequence[float], lengths: Sequence[float], noise: float) -> list[PhaseName]:
     """Names of the pieces; a slope is the change of log-loss if it went on over the whole run, of length 1."""
-    names: list[PhaseName] = ["rise" if slope > FLAT else "stabilization" for slope in slopes]
-    if abs(slopes[-1]) <= FLAT:
+    change = [slope * length for slope, length in zip(slopes, lengths, strict=True)]
+    # The noise alone makes a line rise by as much.
+    rises = [slope > FLAT and rise >= max(MIN_RISE, noise) for slope, rise in zip(slopes, change, strict=True)]
+    names: list[PhaseName] = ["rise" if is_rise else "stabilization" for is_rise in rises]
+    if slopes[-1] >= -FLAT and not rises[-1]:
         names[-1] = "convergence"
     steepest = int(np.argmin(slopes))
-    change = [slope * length for slope, length in zip(slopes, lengths, strict=True)]
     later = sum(lengths[steepest + 1 :])
     if not later or -change[steepest] < SHARP:
         return names
@@ -136,7 +149,8 @@ def phases(evidence: Evidence) -> Finding:
         )
     names = {phase.name for phase in found}
     shown = [
-        f"{p.name}: steps {p.first_step} to {p.last_step}, {np.expm1(100 * p.slope):+.2%} per 100 steps" for p in found
+        f"{p.name}: steps {p.first_step} to {p.last_step}, {np.expm1(np.clip(100 * p.slope, -MAX_LOG, MAX_LOG)):+.2%} per 100 steps"
+        for p in found
     ]
     expected = [phase for phase in MISSING if phase != "stabilization" or "sharp_drop" in names]
     missing = [MISSING[phase] for phase in expected if phase not in names]
@@ -145,8 +159,7 @@ def phases(evidence: Evidence) -> Finding:
     )
     measure = Measure(float(len(found)), None, f"piecewise linear log-loss, breaks by BIC; {CONVENTION}")
     message = f"{message[0].upper()}{message[1:]}."
-    rise = found[-1].slope * (found[-1].last_step - found[-1].first_step)
-    if found[-1].name != "rise" or rise < max(MIN_RISE, relative_noise(values(evidence.finite_loss))):
+    if found[-1].name != "rise":
         return finding(name, "clear", message, measure=measure, evidence=shown)
     advice = "Look at the last phase: the loss rises. It could be a learning rate that is too high, or harder rows at the end; see diverged and overfitting."
     return finding(name, "fired", message, "info", advice=advice, measure=measure, evidence=shown)

@@ -8,7 +8,7 @@ from harness.diagnose.evidence import CONVENTION, Evidence, Measure, finding
 from harness.diagnose.numbers import finite, steps, trend, values
 from harness.diagnose.series import epochs_at, level_at
 from harness.diagnose.settings import more_epochs, now, number
-from harness.records import Finding
+from harness.records import Finding, Severity
 
 MIN_LOSSES = 20
 MIN_TAIL = 6
@@ -22,9 +22,15 @@ FEW_VALUES = 4
 SCALE = 1.6
 """Between the 1.1 of a training loss with dropout and the 2 of two accumulated batches."""
 SAME_RATIO = 1.25
+SAME_AS_ACCUMULATION = 0.05
 BOTH_FELL = 0.7
 IMPOSSIBLE_NATS = 15.0
 """More than an even guess among a million tokens costs (ln 1,000,000 = 13.8)."""
+
+
+def moved(fall: float, digits: int = 0) -> str:
+    """`fell by 3%`, or `rose by 3%` where the fall is negative."""
+    return f"{'fell' if fall >= 0 else 'rose'} by {abs(fall):.{digits}%}"
 
 
 def still_improving(evidence: Evidence) -> Finding:
@@ -40,7 +46,8 @@ def still_improving(evidence: Evidence) -> Finding:
         )
     line = trend(tail)
     measure = Measure(line.fall, STILL_FALLING, f"Theil-Sen over the last fifth, 95 % interval; {CONVENTION}")
-    numbers = f"Over the last fifth (from step {tail[0].step}) the training loss fell by {line.fall:.1%} [{line.fall_low:.1%}, {line.fall_high:.1%}]"
+    interval = sorted((line.fall_low, line.fall_high) if line.fall >= 0 else (-line.fall_low, -line.fall_high))
+    numbers = f"Over the last fifth (from step {tail[0].step}) the training loss {moved(line.fall, 1)} [{interval[0]:.1%}, {interval[1]:.1%}]"
     if line.fall_low <= 0 or line.fall < STILL_FALLING:
         return finding(name, "clear", f"{numbers}: it has come to rest.", measure=measure)
     evaluations = [point for point in finite(evidence.eval_loss) if point.step > 0]
@@ -152,7 +159,7 @@ def scale_mismatch(evidence: Evidence) -> Finding:
         also = f"; gradient_accumulation_steps is {accumulation:g}" if accumulation else ""
         return finding(
             name, "fired", f"The training loss is {factor.value:.3g} times the eval loss at every late evaluation{also}: they are not on one "
-            "scale, as where one is summed and the other averaged.", "warning", advice=advice,
+            "scale, as where one is summed and the other averaged.", _scale_severity(factor.value, accumulation), advice=advice,
             measure=Measure(factor.value, SCALE if factor.value > 1 else 1 / SCALE, CONVENTION),
         )  # fmt: skip
     start = float(np.median(values(losses[:3])))
@@ -169,6 +176,12 @@ def scale_mismatch(evidence: Evidence) -> Finding:
         f"The training loss is {factor.value:.2f} times the eval loss at late evaluations.",
         measure=Measure(factor.value, SCALE, CONVENTION),
     )
+
+
+def _scale_severity(factor: float, accumulation: float | None) -> Severity:
+    """A training loss below the eval loss is only harder validation rows, unless it was divided by the accumulated batches."""
+    is_divided = accumulation is not None and abs(1 / factor / accumulation - 1) <= SAME_AS_ACCUMULATION
+    return "warning" if factor > 1 or is_divided else "info"
 
 
 class Factor(NamedTuple):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from harness.diagnose.answers import MIN_ANSWERS, answers_of, base_answers, this_run
-from harness.diagnose.evidence import CONVENTION, Evidence, Measure, as_float, finding, probe_mean
+from harness.diagnose.evidence import CONVENTION, Evidence, Measure, as_float, before_after, finding, probe_mean
 from harness.records import Finding, Probe
 
 SAME_NLL = 1e-6
@@ -62,9 +62,10 @@ def _all_answers_same(evidence: Evidence, compared: int, advice: str) -> Finding
     name = "noop_adapter"
     message = f"All {compared} answers are the untouched base's, word for word"
     measure = Measure(1.0, 1.0, CONVENTION)
-    if len(evidence.validation) < 2:
+    pair = before_after(evidence.validation)
+    if pair is None:
         return finding(name, "fired", f"{message}.", "error", advice=advice, measure=measure)
-    before, after = probe_mean(evidence.validation[0]), probe_mean(evidence.validation[-1])
+    before, after = probe_mean(pair.before), probe_mean(pair.after)
     if before - after >= LEARNED * before:
         return finding(
             name, "fired", f"{message}, though validation NLL fell from {before:.3g} to {after:.3g} in training.", "error",
@@ -84,7 +85,7 @@ def _largest_change(evidence: Evidence) -> float | None:
 
 
 def _changes(probes: Sequence[Probe]) -> list[float]:
-    if len(probes) < 2 or probes[0].step != 0:
+    if len(probes) < 2 or probes[0].step != 0 or len(probes[0].nll) != len(probes[-1].nll):
         return []
     pairs = zip(probes[0].nll, probes[-1].nll, strict=True)
     changes = [abs(as_float(after) - as_float(before)) for before, after in pairs]

@@ -32,6 +32,7 @@ def passes(epochs: Array) -> NDArray[np.int64]:
 
 def level_at(points: Sequence[Point], step: int) -> float | None:
     """Median of the values logged around a step: within a tenth of the run, at least three of them."""
+    points = finite(points)
     if not points:
         return None
     at, level = steps(points), values(points)

@@ -1,13 +1,28 @@
 """Single steps that stand out: spikes of the loss and of the gradient norm."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from harness.diagnose.answers import ID, short
 from harness.diagnose.evidence import CONVENTION, Evidence, Measure, Point, finding
-from harness.diagnose.numbers import CENTER, SIGMAS, finite, outliers, smooth, values
+from harness.diagnose.numbers import (
+    CENTER,
+    MEDIAN_ERROR,
+    MIN_SPIKE_LOGS,
+    SIGMAS,
+    SMOOTHING,
+    Array,
+    finite,
+    outliers,
+    relative_noise,
+    smooth,
+    values,
+)
 from harness.diagnose.settings import MAX_GRAD_NORM, calmer, lower_rate, now, number
 from harness.records import Finding
 
@@ -18,6 +33,10 @@ RECOVERY = 10
 CLIPPED_SHARE = 0.5
 WARM_UP = 0.1
 EXPLODED = 10.0
+FELT_SIGMAS = 4.0
+START_SHARE = 0.1
+MIN_START = 5
+SHOWN_ROWS = 8
 SOURCE = f"6 x 1.4826 MAD above the values before, as OLMo-core's 6 sd; on a log scale, {CONVENTION}"
 
 
@@ -32,6 +51,8 @@ class Spike(NamedTuple):
     sigmas: float
     recovered: bool | None
     """Whether the values were back within ten logged steps; None where the curve ends before."""
+    num_logs: int
+    """How many values in a row stood out, at the most."""
 
     @property
     def sentence(self) -> str:
@@ -62,9 +83,14 @@ def spikes(points: Sequence[Point], *, ratio: float, rise: float) -> list[Spike]
                 expected,
                 float(found.sigmas[top]),
                 recovered,
+                _most_in_a_row(found.indices[episode]),
             )
         )
     return result
+
+
+def _most_in_a_row(indices: NDArray[np.int64]) -> int:
+    return max(len(part) for part in np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1))
 
 
 def loss_spikes(evidence: Evidence) -> list[Spike]:
@@ -73,7 +99,7 @@ def loss_spikes(evidence: Evidence) -> list[Spike]:
 
 
 def _positive(evidence: Evidence) -> list[Point]:
-    return [point for point in evidence.finite_loss if point.value > 0]
+    return [point for point in finite(evidence.loss) if point.value > 0]
 
 
 def loss_spike(evidence: Evidence) -> Finding:
@@ -81,15 +107,15 @@ def loss_spike(evidence: Evidence) -> Finding:
     name = "loss_spike"
     if not evidence.batches_are_alike:
         return finding(name, "not_applicable", "Batches are grouped by length, so that their losses jump by design.")
-    needed = 2 * CENTER + 1
-    if len(evidence.finite_loss) < needed:
+    losses = _positive(evidence)
+    if len(losses) < MIN_SPIKE_LOGS:
         return finding(
-            name, "insufficient", f"Only {len(evidence.finite_loss)} finite training losses; {needed} are needed."
+            name, "insufficient", f"Only {len(losses)} finite training losses above zero; {MIN_SPIKE_LOGS} are needed."
         )
     found = loss_spikes(evidence)
     if not found:
-        highest = outliers(values(_positive(evidence)), ratio=LOSS_RATIO, rise=LOSS_RISE).highest
-        message = f"None of the {len(evidence.finite_loss)} training losses stands out."
+        highest = outliers(values(losses), ratio=LOSS_RATIO, rise=LOSS_RISE).highest
+        message = f"None of the {len(losses)} training losses stands out."
         return finding(name, "clear", message, measure=Measure(highest, SIGMAS, SOURCE))
     worst = max(found, key=lambda spike: spike.sigmas)
     lasting = [spike for spike in found if spike.recovered is False]
@@ -107,7 +133,9 @@ def loss_spike(evidence: Evidence) -> Finding:
 
 def _with_rows(spike: Spike, evidence: Evidence) -> str:
     rows = evidence.batch_rows.get(spike.step, ())
-    return spike.sentence + (f" (rows {', '.join(rows)})" if rows else "")
+    shown = ", ".join(short(row, ID) for row in rows[:SHOWN_ROWS])
+    more = f", and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+    return spike.sentence + (f" (rows {shown}{more})" if rows else "")
 
 
 def _spike_advice(evidence: Evidence) -> str:
@@ -127,13 +155,14 @@ def gradient_explosion(evidence: Evidence) -> Finding:
     found = spikes(norms, ratio=GRADIENT_RATIO, rise=0.0)
     loud = [spike.first_step for spike in loss_spikes(evidence)] if found else []
     hit = [spike for spike in found if _loss_felt(evidence, spike, loud)]
-    level = values(norms)
-    start, top = float(np.median(level[:3])), float(smooth(level).max())
+    grown = _growth(norms)
     advice = f"{calmer(evidence)} It could also be single broken rows, or weights in half precision."
-    if top > EXPLODED * start and _loss_rose(evidence):
+    rose = grown is not None and _loss_rose(evidence, grown.step)
+    if grown is not None and (rose or not hit):
+        effect = "and the training loss rose with it" if rose else "but the training loss did not rise with it"
         return finding(
-            name, "fired", f"The gradient norm grew from {start:.3g} to {top:.3g}, and the training loss rose with it.", "warning",
-            advice=advice, measure=Measure(top / start, EXPLODED, CONVENTION),
+            name, "fired", f"The gradient norm grew from {grown.start:.3g} to {grown.top:.3g}, {effect}.", "warning" if rose else "info",
+            advice=advice, measure=Measure(grown.top / grown.start, EXPLODED, CONVENTION),
         )  # fmt: skip
     if found:
         worst = max(hit or found, key=lambda spike: spike.sigmas)
@@ -144,6 +173,29 @@ def gradient_explosion(evidence: Evidence) -> Finding:
             evidence=[_with_rows(spike, evidence) for spike in sorted(found, key=lambda spike: -spike.sigmas)[:10]],
         )  # fmt: skip
     return _clipping(evidence, norms)
+
+
+class Growth(NamedTuple):
+    """A gradient norm that became a multiple of what it was at the beginning."""
+
+    start: float
+    top: float
+    step: int
+    """Since when it lay above three times its start."""
+
+
+def _growth(norms: Sequence[Point]) -> Growth | None:
+    """How far running medians of the norm rose above its first tenth, where it is tenfold."""
+    level = values(norms)
+    running = smooth(level)
+    start = float(np.median(level[: max(MIN_START, int(START_SHARE * len(level)))]))
+    highest = int(np.argmax(running))
+    top = float(running[highest])
+    if top <= EXPLODED * start:
+        return None
+    low = np.flatnonzero(running[:highest] <= GRADIENT_RATIO * start)
+    since = int(low[-1]) + 1 if len(low) else 0
+    return Growth(start, top, norms[since + SMOOTHING // 2].step)
 
 
 def _loss_felt(evidence: Evidence, spike: Spike, loud: Sequence[int]) -> bool:
@@ -159,9 +211,17 @@ def _loss_felt(evidence: Evidence, spike: Spike, loud: Sequence[int]) -> bool:
     return bool(np.median(values(after)) > max(LOSS_RATIO * np.median(before), np.quantile(before, 0.9)))
 
 
-def _loss_rose(evidence: Evidence) -> bool:
-    level = values(evidence.finite_loss)
-    return len(level) >= 10 and float(smooth(level).max()) > LOSS_RATIO * float(np.median(level[:3]))
+def _loss_rose(evidence: Evidence, step: int) -> bool:
+    """Whether the loss surely rose by a tenth over its level just before a step, at some time after it."""
+    losses = _positive(evidence)
+    since = bisect_left(losses, step, key=lambda point: point.step)
+    before: Array = values(losses[max(0, since - CENTER) : since])
+    after: Array = values(losses[since:])
+    if min(len(before), len(after)) < SMOOTHING:
+        return False
+    error = MEDIAN_ERROR * relative_noise(before) * math.sqrt(1 / len(before) + 1 / SMOOTHING)
+    rise = math.log(float(smooth(after).max())) - math.log(float(np.median(before)))
+    return rise > max(math.log(LOSS_RATIO), FELT_SIGMAS * error)
 
 
 def _clipping(evidence: Evidence, norms: Sequence[Point]) -> Finding:

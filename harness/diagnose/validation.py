@@ -4,8 +4,8 @@ import math
 from typing import NamedTuple
 
 from harness.diagnose.curves import diverged
-from harness.diagnose.evidence import CONVENTION, Evidence, Measure, finding, probe_mean
-from harness.diagnose.fit import CAVEAT, GENERALIZATION_LOSS, MIN_EVALUATIONS, OVERFIT_NATS, WATCH
+from harness.diagnose.evidence import CONVENTION, Evidence, Measure, comparable, finding, probe_mean
+from harness.diagnose.fit import CAVEAT, GENERALIZATION_LOSS, MIN_EVALUATIONS, OVERFIT_NATS, WATCH, is_beyond_noise
 from harness.diagnose.numbers import MEDIAN_ERROR, finite, relative_noise, values
 from harness.diagnose.progress import scale_mismatch
 from harness.diagnose.series import level_at
@@ -21,6 +21,8 @@ WIDE_GAP = 3.0
 WIDENED = 2.0
 """Rows that are harder from the start keep their ratio."""
 GAP_NATS = 0.1
+MIN_LEVEL = 1e-12
+"""Nats. Of a smaller training loss a ratio says nothing."""
 
 
 def slow_validation(evidence: Evidence) -> Finding:
@@ -57,7 +59,8 @@ def slow_validation(evidence: Evidence) -> Finding:
 def _training_level(evidence: Evidence, step: int) -> float | None:
     """Loss on training rows at a step: of the probed rows where that step was probed, else of the curve around it."""
     probed = next((probe for probe in evidence.train_probe if probe.step == step), None)
-    return probe_mean(probed) if probed else level_at(evidence.finite_loss, step)
+    level = probe_mean(probed) if probed else math.nan
+    return level if math.isfinite(level) else level_at(evidence.finite_loss, step)
 
 
 def _doubt(evidence: Evidence) -> float:
@@ -100,9 +103,9 @@ def gap_growth(evidence: Evidence) -> Finding:
     """The distance between validation and training loss grew, or is wide where only its end is known."""
     name = "gap_growth"
     gap = _probed_gap(evidence) or _curve_gap(evidence)
-    if gap is None or gap.train_end <= 0 or not math.isfinite(gap.validation_end):
+    if gap is None or gap.train_end < MIN_LEVEL or not math.isfinite(gap.validation_end):
         return finding(name, "insufficient", "No training and eval loss to compare at the end.")
-    if scale_mismatch(evidence).outcome == "fired":
+    if scale_mismatch(evidence).is_warning:
         return finding(name, "not_applicable", "Training and eval loss are on different scales; see scale_mismatch.")
     if diverged(evidence).is_warning:
         return finding(name, "not_applicable", "The run diverged; what it knows of its training rows can't be told.")
@@ -138,15 +141,17 @@ def _has_risen(evidence: Evidence) -> bool:
         len(level) > 1
         and level[-1] > (1 + GENERALIZATION_LOSS / 100) * min(level)
         and level[-1] - min(level) > OVERFIT_NATS
+        and is_beyond_noise(level)
     )
 
 
 def _probed_gap(evidence: Evidence) -> Gap | None:
     """From the same rows in eval mode, before training and at its end."""
-    train, validation = evidence.train_probe, evidence.validation
+    train, validation = comparable(evidence.train_probe), comparable(evidence.validation)
     if not train or not validation:
         return None
     has_start = train[0].step == 0 and validation[0].step == 0
+    has_start = has_start and math.isfinite(probe_mean(train[0])) and math.isfinite(probe_mean(validation[0]))
     return Gap(
         probe_mean(train[0]) if has_start else None,
         probe_mean(validation[0]) - probe_mean(train[0]) if has_start else None,

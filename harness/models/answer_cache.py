@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.models.generate import Completion
 from harness.models.respondent import RowLoss
 from harness.records import Record, StopReason
-from harness.store import read_lines, write_lines
+from harness.store import append_lines, whole_lines
 
 
 class KnownCompletion(Record):
@@ -36,10 +36,7 @@ class AnswerCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known = {answer.key: answer for answer in read_lines(path, KnownAnswer)}
-        # A killed process may have left half a line, which would spoil the next one.
-        if path.exists() and not path.read_bytes().endswith(b"\n"):
-            write_lines(path, list(self._known.values()))
+        self._known = {answer.key: answer for answer in whole_lines(path, KnownAnswer)}
 
     def completions(self, key: str) -> list[Completion] | None:
         """The completions of a prompt; None where it was never asked."""
@@ -66,6 +63,4 @@ class AnswerCache:
 
     def _add(self, answers: Sequence[KnownAnswer]) -> None:
         self._known.update({answer.key: answer for answer in answers})
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{answer.model_dump_json()}\n" for answer in answers)
+        append_lines(self._path, answers)

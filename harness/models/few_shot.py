@@ -8,6 +8,7 @@ from harness.records import Example, Message
 
 SPEAKERS = {"user": "Question", "assistant": "Answer", "system": "Instructions", "tool": "Result"}
 NEXT_QUESTION = f"\n{SPEAKERS['user']}:"
+BLANK_LINE, MARKED_LINE = "\n\n", "\n\n###\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,13 @@ class Shots:
 
     def plain(self, prompt: str) -> str:
         """Plain prompts with their completions before the one that is asked."""
-        return "\n\n".join([*(f"{example.text}{example.reference}" for example in self.examples), prompt])
+        return self.separator.join([*(f"{example.text}{example.reference}" for example in self.examples), prompt])
+
+    @property
+    def separator(self) -> str:
+        """What stands between plain examples: a blank line, unless they hold some themselves."""
+        hold_some = any(BLANK_LINE in example.text + example.reference for example in self.examples)
+        return MARKED_LINE if hold_some else BLANK_LINE
 
 
 def _turns(example: Example) -> tuple[Message, ...]:
@@ -51,7 +58,7 @@ def choose_shots(rows: Sequence[Conversation], count: int, *, as_transcript: boo
     return Shots(tuple(row.example() for row in short[::step][:count]), as_transcript)
 
 
-def ended_answer(text: str) -> tuple[str, bool]:
-    """The text up to where the model asks the next question by itself, and whether it did: that is how a transcript ends a turn."""
-    answer, found, _ = text.partition(NEXT_QUESTION)
+def ended_answer(text: str, mark: str) -> tuple[str, bool]:
+    """The text up to where the model begins the next example by itself, and whether it did: that is how plain shots end a turn."""
+    answer, found, _ = text.partition(mark)
     return answer.strip(), bool(found)

@@ -3,14 +3,17 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from transformers import GenerationConfig
 
 from harness.data.tokenize import IGNORED, Tokenized
 from harness.models.load import LoadedModel
 from harness.models.respondent import RowLoss, Sampling
 from harness.records import StopReason
+from harness.resources import digest
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ def generate(
     """Completions, `sampling.num_samples` a prompt one after the other, in the order of the prompts.
 
     A prompt that leaves no room for `max_new_tokens` in the model's context is not asked: its stop reason says so. The
-    same prompts with the same seed give the same samples.
+    same list of prompts with the same seed gives the same samples.
     """
     room = loaded.context - sampling.max_new_tokens
     completions = [Completion((), "prompt_too_long")] * (len(prompts) * sampling.num_samples)
@@ -73,15 +76,38 @@ def generate(
     asked = [prompts[place // sampling.num_samples] for place in places]
     size = batch_size or _batch_size(loaded, max(asked, key=len), sampling)
     devices = [loaded.model.device] if loaded.model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(sampling.seed)
+    with torch.random.fork_rng(devices), plain_decoding(loaded):
         for batch in _batches([len(prompt) for prompt in asked], size):
+            # Other batches, which may be known already, must not change the samples of this one.
+            torch.manual_seed(int(digest([sampling.seed, [list(asked[index]) for index in batch]]), 16) % (1 << 31))
             started = time.monotonic()
             rows = _halving(lambda part: _generate_batch(loaded, [asked[index] for index in part], sampling), batch)
             seconds = (time.monotonic() - started) / len(batch)
             for index, row in zip(batch, rows, strict=True):
                 completions[places[index]] = _cut(row, loaded, seconds)
     return completions
+
+
+@contextmanager
+def plain_decoding(loaded: LoadedModel) -> Iterator[None]:
+    """Leaves a model's own settings out, such as a repetition penalty: transformers applies them wherever none is given.
+
+    They differ between a base, its instruct version and a checkpoint, and would be part of the ruler. What ends and pads
+    a generation stays.
+    """
+    holders: list[Any] = [loaded.model]
+    if hasattr(loaded.model, "get_base_model"):
+        # PEFT hands its own on to the base with every call.
+        holders.append(loaded.model.get_base_model())
+    kept = [holder.generation_config for holder in holders]
+    plain = GenerationConfig(eos_token_id=loaded.stop_ids, pad_token_id=loaded.tokenizer.pad_token_id)
+    try:
+        for holder in holders:
+            holder.generation_config = plain
+        yield
+    finally:
+        for holder, own in zip(holders, kept, strict=True):
+            holder.generation_config = own
 
 
 def _batch_size(loaded: LoadedModel, longest: Sequence[int], sampling: Sampling) -> int:

@@ -5,11 +5,13 @@ import importlib.metadata
 from pathlib import Path
 
 from harness.config import RunConfig
-from harness.models.load import LoadedTokenizer, model_fingerprint
+from harness.models.load import LoadedTokenizer, model_fingerprint, weight_dtype
 from harness.resources import digest
 
 ENGINE = ("torch", "transformers", "peft")
 CHUNK = 1 << 24
+DECODING = 2
+"""Version of how generation is called: raise it when answers could change."""
 
 
 def answers_key(config: RunConfig, tokenizer: LoadedTokenizer, checkpoint: Path | None) -> str:
@@ -26,6 +28,8 @@ def answers_key(config: RunConfig, tokenizer: LoadedTokenizer, checkpoint: Path 
             model_fingerprint(config.model),
             config.model.model_dump(mode="json"),
             config.quantization,
+            str(weight_dtype(config)),
+            DECODING,
             [[path.name, _sha256(path)] for path in weights],
             tokenizer.tokenizer.chat_template,
             list(tokenizer.tokens.stop_ids),

@@ -154,10 +154,12 @@ def _evaluated(loaded: LoadedModel, options: EvalConfig, asked: LoadedTasks) -> 
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
+    from harness.models.generate import plain_decoding
+
     batch_size = BATCH_SIZE
     while True:
         try:
-            with _quietly():
+            with _quietly(), plain_decoding(loaded):
                 with _tied_as_loaded(loaded.model):
                     model = HFLM(
                         pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size,

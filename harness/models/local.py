@@ -9,7 +9,7 @@ from harness.data.formats import Conversation
 from harness.data.tokenize import Tokenized, prompt_ids, tokenized_answer
 from harness.errors import TemplateError
 from harness.models.answer_cache import AnswerCache
-from harness.models.few_shot import Shots, ended_answer
+from harness.models.few_shot import NEXT_QUESTION, Shots, ended_answer
 from harness.models.generate import Completion, generate, row_losses
 from harness.models.load import LoadedModel, LoadedTokenizer
 from harness.models.respondent import RowLoss, Sampling
@@ -31,6 +31,8 @@ class _Asked(NamedTuple):
     text: str
     blank: str
     """What stands between a plain prompt and its answer: running text continues after a blank."""
+    ends_at: str
+    """What ends an answer where plain examples were shown; empty where a token does."""
     ids: list[int]
 
 
@@ -98,27 +100,31 @@ class LocalModel:
         """None where the template refuses the turns: one that takes no system prompt, say."""
         plain = example.text or "\n".join(turn.content for turn in example.messages)
         turns = example.messages or (Message(role="user", content=example.text),)
-        is_running_text = as_text or (self._shots is not None and self._shots.as_transcript)
+        shots, ends_at, is_running_text = None if as_text else self._shots, "", as_text
         if as_text:
             turns = ()
         elif self._tokenizer.chat_template is None:
-            turns, plain = (), self._shots.plain(plain) if self._shots else plain
-        elif self._shots is not None and self._shots.as_transcript:
-            turns, plain = (), self._shots.transcript(turns)
-        elif self._shots is not None:
-            turns = self._shots.turns(turns)
+            turns = ()
+            if shots is not None:
+                plain, ends_at = shots.plain(plain), shots.separator
+        elif shots is not None and shots.as_transcript:
+            turns, plain, ends_at, is_running_text = (), shots.transcript(turns), NEXT_QUESTION, True
+        elif shots is not None:
+            turns = shots.turns(turns)
+        blank = " " if is_running_text and not plain.endswith((" ", "\n")) else ""
+        prefill = example.expect.prefill
+        begun = _after(blank, prefill) if prefill and not turns else prefill
         try:
-            ids = prompt_ids(self._tokenizer, turns, plain, example.inputs, prefill=example.expect.prefill)
+            ids = prompt_ids(self._tokenizer, turns, plain, example.inputs, prefill=begun)
         except TemplateError as error:
             logger.debug("example %s isn't asked: %s", example.id, error)
             return None
-        blank = " " if is_running_text and not plain.endswith((" ", "\n")) else ""
-        return _Asked(example, turns, plain, blank, ids)
+        return _Asked(example, turns, plain, "" if prefill else blank, ends_at, ids)
 
     def _generation(self, asked: _Asked, completion: Completion, sample: int) -> Generation:
         text, stop_reason = self._tokenizer.decode(list(completion.token_ids)), completion.stop_reason
-        if self._shots is not None and not asked.turns:
-            text, ended = ended_answer(text)
+        if asked.ends_at:
+            text, ended = ended_answer(text, asked.ends_at)
             stop_reason = "end_of_turn" if ended and stop_reason == "length" else stop_reason
         return Generation(
             example_id=asked.example.id,
@@ -183,7 +189,8 @@ class LocalModel:
             return None
         example = asked.example
         text = example.reference if answer is None else answer
-        row = Conversation(id=example.id, prompt=asked.text, completion=asked.blank + text)
+        rest = text.removeprefix(example.expect.prefill)
+        row = Conversation(id=example.id, prompt=asked.text, completion=_after(asked.blank, rest))
         if asked.turns:
             turn = example.answer if answer is None and example.answer else Message(role="assistant", content=text)
             row = Conversation(id=example.id, messages=(*asked.turns, turn), inputs=example.inputs)
@@ -215,6 +222,11 @@ def _refused(example: Example) -> Generation:
     return Generation(
         example_id=example.id, prompt="", text="", stop_reason="not_asked", prompt_tokens=0, completion_tokens=0
     )
+
+
+def _after(blank: str, text: str) -> str:
+    """A text that follows a prompt; one that brings its own blank gets no second one."""
+    return text if text[:1].isspace() else blank + text
 
 
 def _logprob(loss: RowLoss) -> float:

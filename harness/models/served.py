@@ -4,8 +4,9 @@ import asyncio
 import importlib.util
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
@@ -14,7 +15,9 @@ from harness.eval_config import ReferenceConfig
 from harness.models.endpoint import Endpoint, cannot_continue, is_too_long
 from harness.models.respondent import Sampling
 from harness.models.wire import Answer, Request, answer_of, generation_of, reply_of, request_for
-from harness.records import Example, Generation
+from harness.records import Example, Generation, Record, StopReason
+from harness.resources import digest
+from harness.store import append_lines, whole_lines
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -25,6 +28,18 @@ CARD_FIELDS = ("owned_by", "root", "max_model_len")
 OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
 
 
+class KeptAnswer(Record):
+    """One answer of a server, on disk."""
+
+    key: str
+    """Of the request."""
+    text: str
+    stop_reason: StopReason
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float | None
+
+
 class ServedModel:
     """A model that a server answers for.
 
@@ -33,7 +48,13 @@ class ServedModel:
     unscored. The same request is sent once, whichever suite asks it.
     """
 
-    def __init__(self, config: ReferenceConfig) -> None:
+    def __init__(self, config: ReferenceConfig, kept_in: Callable[[str], Path] | None = None) -> None:
+        """Asks a server.
+
+        Args:
+            config: of the reference.
+            kept_in: gives the file for the answers of a model, by its key; None: they are forgotten afterwards.
+        """
         if importlib.util.find_spec("openai") is None:
             raise ModelError(
                 f"reference {config.name}: asking a server needs the package openai; run pip install 'sft-harness[endpoints]'"
@@ -41,6 +62,8 @@ class ServedModel:
         self._config = config
         self._endpoint = Endpoint(config)
         self._answers: dict[str, Answer] = {}
+        self._kept_in = kept_in
+        self._file: Path | None = None
         self._fingerprints: set[str] = set()
         self._wants_new_limit = False
 
@@ -69,6 +92,7 @@ class ServedModel:
             for example in examples
         ]
         wanted = {request.key: request for requests in asked for request in requests}
+        self._recall()
         if fresh := [request for key, request in wanted.items() if key not in self._answers]:
             asyncio.run(self._ask(fresh))
         found = [
@@ -77,6 +101,19 @@ class ServedModel:
         ]
         self._warn(found, sampling)
         return found
+
+    def _recall(self) -> None:
+        """Reads what this model has answered before, once."""
+        if self._kept_in is None or self._file is not None:
+            return
+        self._file = self._kept_in(digest(self.key))
+        known = {kept.key: Answer(**kept.model_dump(exclude={"key"})) for kept in whole_lines(self._file, KeptAnswer)}
+        self._answers = known | self._answers
+
+    def _keep(self, key: str, answer: Answer) -> None:
+        self._answers[key] = answer
+        if self._file is not None:
+            append_lines(self._file, [KeptAnswer(key=key, **answer._asdict())])
 
     async def _ask(self, requests: Sequence[Request]) -> None:
         """Keeps every answer as it comes, so that a failure or Ctrl-C loses none that came before."""
@@ -87,7 +124,7 @@ class ServedModel:
         async def keep(client: "AsyncOpenAI", request: Request) -> None:
             nonlocal done
             async with gate:
-                self._answers[request.key] = await self._answer(client, request)
+                self._keep(request.key, await self._answer(client, request))
             done += 1
             if done % step == 0:
                 logger.info("reference %s: %d of %d answers", self._config.name, done, len(requests))

@@ -165,7 +165,7 @@ def _side_by_side(folder: ExperimentFolder, results: Sequence[CellResult], crite
     """The examples that divide the cells most, with every answer."""
     suite = criterion.partition(".")[0]
     scores = {r.cell: per_example(r, criterion) for r in results}
-    generations = {r.cell: {g.example_id: g for g in _generations(folder.cell(r.cell), suite)} for r in results}
+    generations = {r.cell: {g.example_id: g for g in _generations(folder.cell(r.cell), r, suite)} for r in results}
     shared = sorted({example for values in scores.values() for example in values})
 
     def spread(example: str) -> float:
@@ -183,5 +183,7 @@ def _side_by_side(folder: ExperimentFolder, results: Sequence[CellResult], crite
     return found
 
 
-def _generations(folder: CellFolder, suite: str) -> list[Generation]:
-    return list(read_lines(folder.generations(suite), Generation))
+def _generations(folder: CellFolder, result: CellResult, suite: str) -> list[Generation]:
+    """The first completion of every prompt."""
+    files = [folder.generations(found.suite, found.digest) for found in result.suites if found.suite == suite]
+    return [line for path in files for line in read_lines(path, Generation) if line.sample == 0]

@@ -9,6 +9,7 @@ and a program that wants to cheat can, because it shares a process with its test
 the harness in a virtual machine.
 """
 
+import ast
 import json
 import logging
 import re
@@ -54,8 +55,8 @@ def code_of(answer: str, prompt: str = "", prefill: str = "") -> str:
     """The program in an answer.
 
     The first block fenced as Python, else the first fenced block, else the whole text. Where the prompt is code that ends
-    in an open function (HumanEval), and the answer doesn't define that function anew, the answer continues the prompt up
-    to the next statement outside of the function.
+    in an open function (HumanEval), the answer continues the prompt up to the next statement outside of the function;
+    where the answer defines that function anew, it follows the prompt's imports and other functions.
 
     Args:
         answer: the generation; thinking is left out.
@@ -66,10 +67,23 @@ def code_of(answer: str, prompt: str = "", prefill: str = "") -> str:
     blocks = [(match[1].lower(), match[2]) for match in FENCE.finditer(answer)]
     named = [code for name, code in blocks if name in PYTHON_NAMES]
     code = (named or [code for _, code in blocks] or [answer])[0]
-    opened = FUNCTION.findall(prompt)
-    if not opened or opened[-1] in FUNCTION.findall(code):
+    opened = list(FUNCTION.finditer(prompt))
+    if not opened:
         return code
+    if opened[-1][1] in FUNCTION.findall(code):
+        before = prompt[: opened[-1].start()]
+        # Nothing may stand before an import from __future__.
+        return before + code if _is_python(before) and "from __future__" not in code else code
     return prompt + AFTER_FUNCTION.split("\n" + code, maxsplit=1)[0][1:]
+
+
+def _is_python(text: str) -> bool:
+    """Whether it is code: a prompt may also ask in words before its function begins."""
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 @lru_cache(maxsize=1024)

@@ -29,6 +29,7 @@ class MetricWriter:
         self._queue: queue.SimpleQueue[Metric | None] = queue.SimpleQueue()
         self._waiting: list[Metric] = []
         self._has_warned = False
+        self._refused: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
@@ -63,15 +64,39 @@ class MetricWriter:
             self._flush()
 
     def _flush(self) -> None:
+        size = BATCH_SIZE
+        self._drop_refused()
         while self._waiting:
-            batch = self._waiting[:BATCH_SIZE]
+            batch = self._waiting[:size]
             try:
                 self._client.log_batch(self._run_id, metrics=batch)
             except Exception as error:  # a tracking server that is away must not end a training
-                if not self._has_warned:
-                    logger.warning(
-                        "MLflow can't be reached (%s); metrics wait and are sent again", type(error).__name__
-                    )
-                    self._has_warned = True
-                return
-            del self._waiting[: len(batch)]
+                if not _is_refusal(error):
+                    self._warn(error)
+                    return
+                # One bad metric makes MLflow refuse its whole batch: halves find it.
+                size = len(batch) // 2
+                if size:
+                    continue
+                name = batch[0].key
+                logger.warning("MLflow refuses the metric %r (%s); it is kept in trace.jsonl alone", name, error)
+                self._refused.add(name)
+                self._drop_refused()
+            else:
+                del self._waiting[: len(batch)]
+            size = BATCH_SIZE
+
+    def _drop_refused(self) -> None:
+        self._waiting = [metric for metric in self._waiting if metric.key not in self._refused]
+
+    def _warn(self, error: Exception) -> None:
+        if not self._has_warned:
+            logger.warning("MLflow can't be reached (%s); metrics wait and are sent again", type(error).__name__)
+            self._has_warned = True
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether MLflow was reached and takes something that it was sent for invalid."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"

@@ -78,7 +78,8 @@ def _record_spikes(
     trainer: ProbingTrainer, rows: TrainingRows, folder: CellFolder, settings: Mapping[str, str]
 ) -> None:
     """The rows of the steps whose loss stood out: very long or broken ones are the usual reason."""
-    if process_rank() > 0:
+    # The loss of several steps is their mean: which of them stood out is lost.
+    if process_rank() > 0 or trainer.args.logging_steps != 1:
         return
     found = loss_spikes(trace_evidence(list(read_lines(folder.trace, TracePoint)), (), settings))
     worst = sorted(found, key=lambda spike: spike.sigmas, reverse=True)[:MAX_SPIKES]

@@ -106,7 +106,7 @@ def test_benchmark_and_scorers_agree_on_what_a_model_wrote(real_data: Path, punk
     options = EvalConfig.model_validate({"lm_eval": "ifeval_here", "include_path": str(tmp_path), "limit": 40})
     cell = CellFolder(tmp_path / "cell")
     result = lm_eval_result(loaded, options, cell)
-    written = list(read_lines(cell.generations("lm_eval"), Generation))
+    written = list(read_lines(cell.generations("lm_eval", result.digest), Generation))
     examples = load_examples(SourceConfig(path=str(path)))[:40]
     for metric, scorer in (("strict", ifeval_strict), ("loose", ifeval_loose)):
         name = f"ifeval_here.prompt_level_{metric}_acc"
