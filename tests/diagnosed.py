@@ -26,11 +26,10 @@ from harness.records import (
     SplitSummary,
     StopReason,
     SuiteResult,
-    Verification,
-    VerifiedItem,
 )
 from harness.resources import bundled
 from harness.stats import estimate
+from harness.verification import Verification, VerifiedItem
 from tests.helpers import coin, suite_result
 
 Check = Callable[[Evidence], Finding]

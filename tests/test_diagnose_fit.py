@@ -53,10 +53,14 @@ def test_quick_small_drop_under_noise_is_found_in_a_long_run() -> None:
     assert not fit.underfitting(run(long.tolist())).is_warning
 
 
-def test_fall_that_noise_may_hide_is_insufficient() -> None:
-    draw = np.random.default_rng(0)
-    knows = (0.97 + 0.08 * np.exp(-np.arange(300) / 30)) * np.exp(0.15 * draw.standard_normal(300))
-    assert fit.underfitting(run(knows.tolist())).outcome == "insufficient"
+def test_small_fall_that_noise_hides_is_seldom_a_warning() -> None:
+    def knows(seed: int) -> list[float]:
+        noise = np.exp(0.15 * np.random.default_rng(seed).standard_normal(300))
+        return [float(value) for value in (0.97 + 0.08 * np.exp(-np.arange(300) / 30)) * noise]
+
+    found = [fit.underfitting(run(knows(seed))) for seed in range(20)]
+    assert sum(each.is_warning for each in found) <= 3
+    assert "too much to tell" in next(each.message for each in found if each.outcome == "insufficient")
 
 
 def test_loss_that_rose_a_little_is_not_said_to_have_fallen() -> None:

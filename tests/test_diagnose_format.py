@@ -3,7 +3,8 @@
 import pytest
 
 from harness.diagnose.format import format_inconsistency
-from harness.records import Score, SuiteResult, Verification, VerifiedItem
+from harness.records import Score, SuiteResult
+from harness.verification import Verification, VerifiedItem
 from tests.diagnosed import adherence, answered, asked, evidence, nearly_right, probes, verdict
 from tests.helpers import suite_result
 

@@ -7,7 +7,8 @@ import pytest
 from harness.diagnose.data import contamination, no_supervised_tokens
 from harness.diagnose.evidence import Evidence, Point
 from harness.diagnose.saved import noop_adapter, saved_model
-from harness.records import Contamination, Probe, ProbeSplit, SplitSummary, Verification, VerifiedItem
+from harness.records import Contamination, Probe, ProbeSplit, SplitSummary
+from harness.verification import Verification, VerifiedItem
 from tests.diagnosed import (
     CHECKS,
     LORA,

@@ -14,7 +14,7 @@ LAYERS = {
     "models": 3, "tracking": 4, "rank": 3, "report": 3, "launch": 3,
     "train": 5, "evaluate": 4, "diagnose": 4, "preflight": 5, "predictions": 4, "benchmarks_suite": 4, "asked": 5, "respondents": 5,
     "pipeline": 6, "plan": 6, "experiment": 7, "targets": 5, "cli": 8, "__main__": 9,
-    "embedded": 9, "hardware": 0, "ranking": 1, "cell_checks": 1, "comparability": 2, "inspection": 7, "score": 7, "replay": 7, "timing": 7, "model_card": 6, "export": 7,
+    "embedded": 9, "hardware": 0, "ranking": 1, "cell_checks": 1, "verification": 1, "comparability": 2, "inspection": 7, "score": 7, "replay": 7, "timing": 7, "model_card": 6, "export": 7,
 }  # fmt: skip
 HEAVY = {
     "torch": {"models", "train", "pipeline", "embedded"},

@@ -11,7 +11,8 @@ from harness.data.tokenize import Tokenized, tokenize
 from harness.models.generate import row_losses
 from harness.models.load import LoadedModel, load_base
 from harness.models.verify import documents_stay_apart, verify_saved
-from harness.records import Message, Verification, VerifiedItem
+from harness.records import Message
+from harness.verification import Verification, VerifiedItem
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 DIALOGS = (("I want 3 roses.", "Noted: 3 roses."), ("Where does Ada Jarvis live?", "In Mill Lane."), ("Hi", "Hello."))

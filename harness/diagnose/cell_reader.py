@@ -20,9 +20,9 @@ from harness.records import (
     TracePoint,
     TrainedAnswers,
     TrainResult,
-    Verification,
 )
 from harness.store import CellFolder, overlap_key, read_lines, read_record
+from harness.verification import Verification
 
 
 def trace_evidence(

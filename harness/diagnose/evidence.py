@@ -17,8 +17,8 @@ from harness.records import (
     Severity,
     SplitSummary,
     SuiteResult,
-    Verification,
 )
+from harness.verification import Verification
 
 CONVENTION = "a convention of this harness"
 HUGE = 1e100

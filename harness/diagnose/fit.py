@@ -118,7 +118,8 @@ def _training_fall(evidence: Evidence, losses: Sequence[Point]) -> Finding:
         return finding(
             name, "fired", f"{message}; the eval loss fell by {evaluated:.0%}. {LITTLE}", "info", measure=measure
         )
-    if line.fall_high >= 2 * NO_FALL:
+    is_evaluated_from_start = len(evidence.eval_loss) > 1 and evidence.eval_loss[0].step == 0
+    if line.fall_high >= 2 * NO_FALL and not is_evaluated_from_start:
         return finding(
             name,
             "insufficient",

@@ -11,7 +11,8 @@ from harness.data.tokenize import Tokenized, prompt_ids
 from harness.errors import TemplateError
 from harness.models.generate import row_losses
 from harness.models.load import LoadedModel
-from harness.records import Example, Verification, VerifiedItem
+from harness.records import Example
+from harness.verification import Verification, VerifiedItem
 
 if TYPE_CHECKING:
     from peft import PeftModel
