@@ -6,6 +6,7 @@ Asks plain questions, without any chat template, the same before and after fine-
 questions that share their `cluster`, `group` or first of `entities` count as one in comparisons.
 """
 
+import re
 from collections.abc import Sequence
 
 from harness.data.examples import load_examples
@@ -18,6 +19,8 @@ from harness.scoring.measurement import Measurement
 from harness.scoring.table import SCORERS
 from harness.scoring.text import normalized
 from harness.suite import Suite
+
+PUNCTUATION = re.compile(r"[^\w\s]")
 
 
 def load(test: Sequence[Example], options: EvalConfig) -> Sequence[Example]:
@@ -42,17 +45,22 @@ def accuracy(measured: Measurement) -> Score:
     if example.choices:
         value, failure = choice_accuracy(measured.choice_logprobs, example.choices, example.reference)
         return Score(example_id=example.id, metric="accuracy", value=value, failure=failure)
-    wanted = normalized(example.reference)
+    wanted = _words(example.reference)
     if not wanted:
         return Score(example_id=example.id, metric="accuracy", value=None, failure="reference_without_words")
     first_line = measured.generation.text.strip().split("\n")[0]
-    found = f" {wanted} " in f" {normalized(first_line)} "
+    found = f" {wanted} " in f" {_words(first_line)} "
     return Score(example_id=example.id, metric="accuracy", value=float(found))
+
+
+def _words(text: str) -> str:
+    """The text normalized; punctuation parts words, for a model of plain text may go on right after its full stop."""
+    return normalized(PUNCTUATION.sub(" ", text))
 
 
 SUITE = Suite(
     name="retention",
-    version=2,
+    version=3,
     description="what the base knows, asked as plain text before and after",
     scorers={"accuracy": accuracy, "nll": SCORERS["nll"]},
     load=load,

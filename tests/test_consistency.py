@@ -226,6 +226,7 @@ def test_retention_takes_choices_kinds_and_entities(write: Write) -> None:
         (["Paris", "Rome"], [], "Paris", None, "not_measured"),
         ([], [], "It is Paris.\nQ: next", 1.0, ""),
         ([], [], "Parisian\nParis", 0.0, ""),
+        ([], [], " Paris.Question: What next?", 1.0, ""),
     ],
 )
 def test_retained_is_what_is_chosen_or_said_first(

@@ -28,6 +28,7 @@ MIN_LOSSES = 20
 ROUGH_NATS = 0.5
 ROUGH_LEVEL = 4.0
 """A perplexity of 55 on the rows that are trained on: below it, hard text in batches of one row is as rough."""
+HARDLY = 0.02
 SPIKE_SHARE = 0.01
 MANY_SPIKES = 3
 SWING = 1.3
@@ -129,7 +130,7 @@ def _instability(evidence: Evidence) -> list[str]:
         return signs
     jump, level = noise(_late(evidence)), float(np.median(_late(evidence)))
     start = ends(values(losses)).head
-    if jump >= ROUGH_NATS and level >= max(ROUGH_LEVEL, STILL_HIGH * start):
+    if jump >= ROUGH_NATS and level >= max(ROUGH_LEVEL, STILL_HIGH * start) and not _hardly_moved(evidence):
         signs.append(f"from one logged step to the next the training loss jumps by {jump:.2g} nats around {level:.3g}")
     swing = _swing(values(losses))
     if swing is not None:
@@ -139,6 +140,15 @@ def _instability(evidence: Evidence) -> list[str]:
     if len(spikes) >= MANY_SPIKES and len(spikes) >= SPIKE_SHARE * len(losses):
         signs.append(f"the training loss spiked {len(spikes)} times for several steps in {len(losses)} logged steps")
     return signs
+
+
+def _hardly_moved(evidence: Evidence) -> bool:
+    """Whether validation is where it was before training: then the rows are rough, and not the steps."""
+    probes = evidence.validation
+    if len(probes) < 2 or probes[0].step != 0:
+        return False
+    before, after = probe_mean(probes[0]), probe_mean(probes[-1])
+    return abs(after - before) < HARDLY * before
 
 
 def _swing(level: Array) -> tuple[float, float] | None:
