@@ -58,8 +58,8 @@ def test_small_fall_that_noise_hides_is_seldom_a_warning() -> None:
         noise = np.exp(0.15 * np.random.default_rng(seed).standard_normal(300))
         return [float(value) for value in (0.97 + 0.08 * np.exp(-np.arange(300) / 30)) * noise]
 
-    found = [fit.underfitting(run(knows(seed))) for seed in range(20)]
-    assert sum(each.is_warning for each in found) <= 3
+    found = [fit.underfitting(run(knows(seed))) for seed in range(40)]
+    assert sum(each.is_warning for each in found) <= 8  # a fifth
     assert "too much to tell" in next(each.message for each in found if each.outcome == "insufficient")
 
 

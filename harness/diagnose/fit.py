@@ -29,6 +29,8 @@ from harness.stats import paired_difference
 MIN_EVALUATIONS = 4
 WEAK_FALL = 0.10
 NO_FALL = 0.03
+TOO_NOISY = 0.08
+"""A flat curve of which so large a fall can't be excluded says nothing: a base that knows its rows falls by as much."""
 EARLY_PARTS = (50, 20, 10)
 SURE_P = 0.01
 LITTLE = "That is little, but normal for a base that knows how to do it."
@@ -119,7 +121,7 @@ def _training_fall(evidence: Evidence, losses: Sequence[Point]) -> Finding:
             name, "fired", f"{message}; the eval loss fell by {evaluated:.0%}. {LITTLE}", "info", measure=measure
         )
     is_evaluated_from_start = len(evidence.eval_loss) > 1 and evidence.eval_loss[0].step == 0
-    if line.fall_high >= 2 * NO_FALL and not is_evaluated_from_start:
+    if line.fall_high >= TOO_NOISY and not is_evaluated_from_start:
         return finding(
             name,
             "insufficient",

@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.diagnose.evidence import Point
+from harness.diagnose.evidence import HUGE, Point
 
 Array = NDArray[np.float64]
 MAD_TO_SD = 1.4826
@@ -28,8 +28,6 @@ MIN_SPIKE_LOGS = 12
 SIGMAS = 6.0
 MAX_BLOCKS = 100
 FEW = 12
-HUGE = 1e100
-"""Above it a value says no more than infinity does, and its sums and squares overflow."""
 
 
 def finite(points: Sequence[Point]) -> list[Point]:

@@ -48,8 +48,11 @@ def still_improving(evidence: Evidence) -> Finding:
     measure = Measure(line.fall, STILL_FALLING, f"Theil-Sen over the last fifth, 95 % interval; {CONVENTION}")
     interval = sorted((line.fall_low, line.fall_high) if line.fall >= 0 else (-line.fall_low, -line.fall_high))
     numbers = f"Over the last fifth (from step {tail[0].step}) the training loss {moved(line.fall, 1)} [{interval[0]:.1%}, {interval[1]:.1%}]"
-    if line.fall_low <= 0 or line.fall < STILL_FALLING:
-        return finding(name, "clear", f"{numbers}: it has come to rest.", measure=measure)
+    if line.fall < STILL_FALLING:
+        rest = "it has come to rest" if line.fall > -STILL_FALLING else "it was not falling"
+        return finding(name, "clear", f"{numbers}: {rest}.", measure=measure)
+    if line.fall_low <= 0:
+        return finding(name, "insufficient", f"{numbers}: within the noise of single steps.", measure=measure)
     evaluations = [point for point in finite(evidence.eval_loss) if point.step > 0]
     if len(evaluations) > 1 and evaluations[-1].value > PASSED_BEST * min(point.value for point in evaluations):
         return finding(name, "clear", f"{numbers}, but the eval loss has passed its best.", measure=measure)
