@@ -183,8 +183,8 @@ def _check_ranking(ranking: RankingConfig, metrics: set[str]) -> None:
         # The metric itself, one of its slices, or one of a benchmark.
         if metric and not any(metric == known or metric.startswith(f"{known.rstrip('.')}.") for known in metrics):
             raise ConfigError(
-                f"{where}: {metric!r} is measured by no suite of evals{did_you_mean(metric, sorted(metrics))}; add its suite, or change "
-                "ranking"
+                f"{where}: {metric!r} is measured by no suite of evals; add its suite, or change ranking"
+                f"{did_you_mean(metric, sorted(metrics))}"
             )
 
 

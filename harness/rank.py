@@ -124,8 +124,8 @@ def _check_criterion(criterion: str, cells: Sequence[CellResult]) -> None:
     known = sorted({name for cell in cells for name in (*cell.metrics(), *cell.slice_metrics())})
     if known and criterion not in known:
         raise ConfigError(
-            f"ranking.by {criterion!r} was not measured{did_you_mean(criterion, known)}; `harness evaluate` asks trained cells the "
-            "suites of the file as it is now"
+            f"ranking.by {criterion!r} was not measured; `harness evaluate` asks trained cells the suites of the file as it is "
+            f"now{did_you_mean(criterion, known)}"
         )
 
 

@@ -167,8 +167,8 @@ def test_list_names_bundled_experiments(write: Write) -> None:
 @pytest.mark.parametrize(
     ("ranking", "hint"),
     [
-        ("{by: held_out.exact_mach}", "ranking.by: 'held_out.exact_mach' is measured by no suite of evals; did you mean held_out.exact_match?"),
-        ("{gates: ['held_out.nil >= 1']}", "'held_out.nil' is measured by no suite of evals; did you mean held_out.nll?"),
+        ("{by: held_out.exact_mach}", "ranking.by: 'held_out.exact_mach' is measured by no suite of evals; add its suite, or change ranking; did you mean held_out.exact_match?"),
+        ("{gates: ['held_out.nil >= 1']}", "'held_out.nil' is measured by no suite of evals; add its suite, or change ranking; did you mean held_out.nll?"),
     ],
 )  # fmt: skip
 def test_metric_that_no_suite_measures(write: Write, ranking: str, hint: str) -> None:
