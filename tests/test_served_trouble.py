@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from harness.errors import ModelError
 from harness.eval_config import ReferenceConfig
@@ -205,13 +206,16 @@ def test_what_is_no_answer(body: str | bytes) -> None:
     assert said.endswith("); check url, which usually ends in /v1")
 
 
-@pytest.mark.parametrize(
-    "url", ["localhost:8000/v1", "ftp://user:s3cret@host/v1", "http://", "http://host:port/v1", "http://[::1/v1"]
-)
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "http://", "http://host:port/v1"])
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(ModelError) as failed:
         ServedModel(ReferenceConfig(name="parent", model="tiny", url=url))
     assert str(failed.value) == "reference parent: url is no address of a server; write it as http://localhost:8000/v1"
+
+
+def test_a_password_in_the_address_is_refused_because_files_would_show_it() -> None:
+    with pytest.raises(ValidationError, match="put the password into the environment variable"):
+        ReferenceConfig(name="parent", model="tiny", url="http://user:s3cret@host/v1")
 
 
 def test_a_key_in_the_address_is_refused_because_logs_would_show_it() -> None:
@@ -282,24 +286,22 @@ except KeyboardInterrupt:
             free.set()
 
 
-def test_key_and_password_go_to_the_server_and_nowhere_else(
+def test_the_key_goes_to_the_server_and_nowhere_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
     with caplog.at_level(logging.DEBUG):
         said = problem(lambda path, body: (401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}))
-        with serving(lambda path, body: (403, f"<p>no entry for s3cr3t/word, {body}</p>")) as server:
-            url = server.url.replace("http://", "http://user:s3cr3t%2Fword@")
+        with serving(lambda path, body: (403, f"<p>no entry for {KEY}</p>")) as server:
             with pytest.raises(ModelError) as failed:
-                only(server.model(url=url), question("Who?"))
-            assert server.authorizations[0] == "Basic dXNlcjpzM2NyM3Qvd29yZA=="
-            assert server.model(url=url).key["url"] == server.url
+                only(server.model(), question("Who?"))
+            assert server.authorizations[0] == f"Bearer {KEY}"
     assert said == (
         "reference parent: the server at URL refuses the key in OPENAI_API_KEY (401: Incorrect API key provided: ***); "
         "check it, and what it may be used for"
     )
     shown = caplog.text + said + str(failed.value)
-    assert KEY not in shown and "s3cr3t" not in shown and "dXNlcjpz" not in shown
+    assert KEY not in shown
 
 
 def test_without_a_key_the_library_takes_none_of_another_service(monkeypatch: pytest.MonkeyPatch) -> None:
