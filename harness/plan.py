@@ -17,6 +17,7 @@ from harness.experiment_file import experiment_lines, find_experiment, line_of, 
 from harness.gates import gate_metric, parse_gate
 from harness.grid import Cell, expand, plan, reference_cell
 from harness.library_fields import did_you_mean
+from harness.models.endpoint import Endpoint
 from harness.models.load import load_tokenizer, model_fingerprint
 from harness.models.templates import template_key
 from harness.predictions import load_predictions
@@ -131,6 +132,8 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, CellCheck]:
     for reference in made.config.references:
         if reference.predictions is not None:
             load_predictions(Path(reference.predictions))
+        if reference.url is not None:
+            Endpoint(reference)
     if deep:
         made.folder.check_writable()
         for cell in made.references:

@@ -130,6 +130,13 @@ def test_a_base_in_another_precision_is_another_reference(tmp_path: Path, ran: d
     assert len({plan["base"].id for plan in (full, lora, quantized)}) == 3
 
 
+def test_an_address_that_is_none_is_told_before_anything_starts(tmp_path: Path, ran: dict) -> None:
+    (tmp_path / "kinds.yaml").write_text(YAML.replace("URL", "127.0.0.1:9/v1"))
+    done = harness("plan", str(tmp_path / "kinds.yaml"))
+    assert done.exit_code == 2
+    assert "url is no address of a server" in done.stderr
+
+
 def test_another_model_is_loaded_in_the_precision_of_the_base(tmp_path: Path, ran: dict) -> None:
     plan = references(tmp_path, LORA, 'quantization={"load_in_4bit": true}')
     assert plan["parent"].config.quantization == {"load_in_4bit": True}

@@ -1,11 +1,10 @@
 """The way to an OpenAI-compatible server, and what can go wrong on it."""
 
-import base64
 import difflib
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from harness.config import api_key
 from harness.errors import ModelError
@@ -33,15 +32,10 @@ class Endpoint:
     def __init__(self, config: ReferenceConfig) -> None:
         self._config = config
         parts = _split(config)
-        self.url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+        self.url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
         self._key = api_key(config)
         if self._key and not self._key.isascii():
             raise ModelError(f"{config.api_key_env} has letters in it that no key has; copy the key again")
-        # Not left in the address: the HTTP library logs the addresses that it asks.
-        user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-        self._login = base64.b64encode(user.encode()).decode() if parts.username or parts.password else ""
-        hidden = (self._key, self._login, parts.password, unquote(parts.password or ""))
-        self._secrets = sorted({text for text in hidden if text}, key=len, reverse=True)
 
     def client(self) -> "AsyncOpenAI":
         """A client for one event loop; it tries again by itself, with growing pauses or after the server's own."""
@@ -50,7 +44,6 @@ class Endpoint:
         return AsyncOpenAI(
             base_url=self.url,
             api_key=self._key or NO_KEY,
-            default_headers={"Authorization": f"Basic {self._login}"} if self._login else None,
             timeout=self._config.timeout_seconds,
             max_retries=self._config.max_retries,
         )
@@ -83,7 +76,7 @@ class Endpoint:
         said = f"({error.status_code}: {self.reason(error)})"
         asked = f"example {request.example_id}"
         if error.status_code in (401, 403):
-            if self._key or self._login:
+            if self._key:
                 return f"refuses the key in {config.api_key_env} {said}; check it, and what it may be used for"
             return f"wants a key {said}; put it into the environment variable {config.api_key_env}"
         if error.status_code in (404, 405, 501):
@@ -114,8 +107,8 @@ class Endpoint:
         return self._shown(TAG.sub(" ", str(body or "no reason given")))
 
     def _shown(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
+        if self._key:
+            text = text.replace(self._key, "***")
         line = " ".join(text.split())
         return line if len(line) <= REASON_LENGTH else line[:REASON_LENGTH] + "..."
 
