@@ -213,6 +213,14 @@ def findings_table(findings: Sequence[Finding]) -> None:
             console.print(f"  {escape(finding.advice)}", soft_wrap=True)
 
 
+def _loss(value: float | str | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _by_weight(finding: Finding) -> int:
+    return ("error", "warning", "info").index(finding.severity) if finding.outcome == "fired" else 3
+
+
 def cell_page(found: FoundCell, num_generations: int) -> None:
     """All about one cell."""
     console, result = console_for_results(), found.result
@@ -226,7 +234,7 @@ def cell_page(found: FoundCell, num_generations: int) -> None:
     if result.train:
         train = result.train
         console.print(
-            f"Trained {train.steps} steps ({train.epochs:.1f} epochs) in {train.seconds:.0f} s on {train.device}; train loss {train.train_loss}, eval loss {train.eval_loss} (best {train.best_eval_loss} at step {train.best_step})"
+            f"Trained {train.steps} steps ({train.epochs:.1f} epochs) in {train.seconds:.0f} s on {train.device}; train loss {_loss(train.train_loss)}, eval loss {_loss(train.eval_loss)} (best {_loss(train.best_eval_loss)} at step {train.best_step})"
         )
         if train.stopped_on:
             console.print(f"[yellow]{escape(train.stopped_on)}[/yellow]")
@@ -236,7 +244,8 @@ def cell_page(found: FoundCell, num_generations: int) -> None:
             + (f", {estimate.unscored} unscored" if estimate.unscored else "")
         )
     _print_slices(console, result.suites)
-    findings_table(found.findings)
+    # What fired first, the worst on top; the order of the checks otherwise.
+    findings_table(sorted(found.findings, key=_by_weight))
     for suite in result.suites:
         console.print(f"[bold]{suite.suite}[/bold], {num_generations} of its generations:")
         lines = read_lines(found.folder.generations(suite.suite, suite.digest), Generation)
