@@ -255,7 +255,10 @@ def test_one_failure_ends_the_others_and_keeps_what_came_before() -> None:
 
 def test_ctrl_c_ends_at_once() -> None:
     code = """
+import signal
 import sys
+# A shell's background jobs are started with it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from harness.eval_config import ReferenceConfig
 from harness.models.respondent import Sampling
 from harness.models.served import ServedModel
