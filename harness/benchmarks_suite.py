@@ -1,6 +1,5 @@
 """Tasks of lm-evaluation-harness as a suite: their results and errors land like those of any other."""
 
-import hashlib
 import importlib.metadata
 import logging
 import time
@@ -10,7 +9,7 @@ from harness.eval_config import EvalConfig
 from harness.models.lm_eval_tasks import LmEvalResult, check_room, check_task_names, load_tasks, run_lm_eval
 from harness.models.load import LoadedModel
 from harness.records import Generation, Score, SuiteResult
-from harness.resources import digest
+from harness.resources import digest, file_digest
 from harness.store import CellFolder, write_lines
 
 logger = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ def _content(include_path: str | None) -> dict[str, str]:
     folder = Path(include_path)
     found = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix in TASK_FILES}
     own = {name: path for name, path in found.items() if path.is_file() and not _is_left_out(name)}
-    return {str(name): hashlib.sha256(own[name].read_bytes()).hexdigest() for name in sorted(own)}
+    return {str(name): file_digest(own[name]) for name in sorted(own)}
 
 
 def _is_left_out(name: Path) -> bool:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
 
 from harness.errors import EvalError, boundary
 from harness.eval_config import EvalConfig
-from harness.models.respondent import OpenModel, Respondent, RowLoss, Sampling
+from harness.models.respondent import OpenModel, Respondent, Sampling
 from harness.records import Estimate, Example, Generation, Score, SuiteResult
 from harness.resources import digest
 from harness.scoring.expected import as_stated, as_written
@@ -21,7 +22,6 @@ from harness.suite import Chosen, Suite, chosen_scorers, suite_digest
 
 logger = logging.getLogger(__name__)
 
-UNANSWERED = ("prompt_too_long", "not_asked")
 # What MLflow takes in a metric's name and a gate can name.
 UNSAFE = re.compile(r"[^\w\-.]")
 MAX_SLICE_NAME = 80
@@ -84,7 +84,7 @@ def _measured(
             Measurement(
                 example=compared,
                 generation=opened[0],
-                nll=loss.nll if loss is not None and _is_finite(loss) else None,
+                nll=loss.nll if loss is not None and math.isfinite(loss.nll) else None,
                 reference_bytes=len(compared.reference.encode(errors="replace")),
                 reference_tokens=loss.num_tokens if loss is not None else 0,
                 special_tokens=tuple(token for token in asked.control_tokens if token not in compared.reference),
@@ -102,24 +102,23 @@ def _parsed_calls(model: OpenModel | None, example: Example, answer: Generation)
     return model.parsed_calls(example, answer) if model is not None and has_tools else None
 
 
-def _is_finite(loss: RowLoss) -> bool:
-    return loss.nll == loss.nll and abs(loss.nll) != float("inf")
-
-
 def _scores(chosen: Chosen, measured: Sequence[Measurement]) -> list[Score]:
     scores: list[Score] = []
     for item in measured:
-        unanswered = item.generation.stop_reason in UNANSWERED
         for name, scorer in (*chosen.each.items(), *chosen.samples.items()):
             # Asked even of no answer: only the scorer knows whether its metric applies to the example.
             with boundary(EvalError, f"the scorer {name} failed on example {item.example.id}"):
                 score = scorer(item) if name in chosen.samples else _mean_score(scorer, item)
             if score is None:
                 continue
-            if unanswered and name not in (*NLL_SCORERS, *CHOICE_SCORERS) and not _rests_on_choices(scorer, item):
+            if (
+                not item.generation.is_answered
+                and name not in (*NLL_SCORERS, *CHOICE_SCORERS)
+                and not _rests_on_choices(scorer, item)
+            ):
                 score = score.model_copy(update={"value": None, "failure": item.generation.stop_reason})
             scores.append(score.model_copy(update={"metric": name}))
-    answered = [item for item in measured if item.generation.stop_reason not in UNANSWERED]
+    answered = [item for item in measured if item.generation.is_answered]
     for name, group_scorer in chosen.groups.items():
         with boundary(EvalError, f"the scorer {name} failed"):
             scores.extend(score.model_copy(update={"metric": name}) for score in group_scorer(answered))

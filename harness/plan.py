@@ -88,7 +88,9 @@ def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -
             # In the precision of the base: adapter and quantization stay.
             model = run.model.model_copy(update=own)
             run = run.model_copy(update={"model": model, "template": TemplateConfig(name="model")})
-        content = file_digest(reference.predictions) if reference.predictions else ""
+        # A file that isn't there is told by check_plan.
+        answers = Path(reference.predictions) if reference.predictions else None
+        content = file_digest(answers) if answers and answers.is_file() else ""
         found.append(reference_cell(reference, reference.name, run, digest([_fingerprint(run), content])))
     return tuple(found)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from harness.data.sources import Row, load_rows
 from harness.errors import DataError
 from harness.eval_config import SourceConfig
-from harness.models.respondent import Sampling
+from harness.models.respondent import Sampling, no_answer
 from harness.records import Example, Generation, StopReason
 
 ANSWERS = ("prediction", "response", "completion", "generation", "output")
@@ -117,9 +117,6 @@ class PredictedAnswers:
 
 
 def _answered(example: Example, known: Generation | None) -> Generation:
-    prompt = example.text or "\n".join(turn.content for turn in example.messages)
-    if known is not None:
-        return known.model_copy(update={"prompt": prompt, "example_id": example.id})
-    return Generation(
-        example_id=example.id, prompt=prompt, text="", stop_reason="not_asked", prompt_tokens=0, completion_tokens=0
-    )
+    if known is None:
+        return no_answer(example, example.plain_prompt)
+    return known.model_copy(update={"prompt": example.plain_prompt, "example_id": example.id})

@@ -116,6 +116,16 @@ class Example(Record):
     instructions: tuple[dict[str, Any], ...] = ()
     """Verifiable instructions of the prompt, as IFEval's `{"id": ..., **kwargs}`."""
 
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The conversation up to the answer; plain text as the user's turn."""
+        return self.messages or (Message(role="user", content=self.text),)
+
+    @property
+    def plain_prompt(self) -> str:
+        """What is asked, without any template; turns one below the other."""
+        return self.text or "\n".join(turn.content for turn in self.messages)
+
 
 class Generation(Record):
     """One completion."""
@@ -132,6 +142,11 @@ class Generation(Record):
     """Of the batch that it was generated in, divided by the batch's size; None where it was not timed."""
     sample: int = 0
     """Which of several samples of the same prompt."""
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is an answer to be scored, and be it an empty one."""
+        return self.stop_reason not in ("prompt_too_long", "not_asked")
 
 
 class Score(Record):

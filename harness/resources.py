@@ -24,10 +24,13 @@ def embedded(name: str) -> Path:
     return folder / "base" if name == "base" else folder / f"{name}.jsonl"
 
 
-def file_digest(path: str) -> str:
-    """12 hex digits of a file's content; empty where there is no such file."""
-    file = Path(path)
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:DIGEST_LENGTH] if file.is_file() else ""
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, as hex digits.
+
+    Raises: OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: object) -> str:

@@ -123,7 +123,7 @@ def _scored(
         raise ConfigError(f"--scorers: answers alone can't tell {names}; choose others, `harness suites` lists them")
     result = result.model_copy(update={"scores": measured})
     generations = list(read_lines(folder.generations(options.label, result.digest), Generation))
-    given = [generation for generation in generations if generation.stop_reason != "not_asked"]
+    given = [generation for generation in generations if generation.is_answered]
     evidence = Evidence(
         loss=(), grad_norm=(), eval_loss=(), name=name, suites={options.label: result}, generations={options.label: given},
         examples={options.label: examples},

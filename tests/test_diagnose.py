@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.diagnose.cell import CHECKS, diagnose, diagnose_trainer_state
+from harness.diagnose.cell import CHECKS, diagnose
 from harness.diagnose.cell_reader import trace_evidence
 from harness.diagnose.evidence import Evidence, Point
+from harness.diagnose.readers import file_evidence
 from harness.records import Probe, Score, SuiteResult, finite_or_name
 from harness.stats import estimate
 
@@ -161,7 +162,7 @@ def test_trainer_state_with_nan_is_read(tmp_path: Path) -> None:
     history = [{"step": i, "loss": 2.0 - i / 50} for i in range(40)] + [{"step": 41, "loss": math.nan}]
     path = tmp_path / "trainer_state.json"
     path.write_text(json.dumps({"log_history": history}))
-    found = {f.check: f for f in diagnose_trainer_state(path)}
+    found = {f.check: f for f in diagnose(file_evidence(path))}
     assert found["non_finite"].outcome == "fired"
     assert found["non_finite"].severity == "error"
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from harness.data.files import FILE_SUFFIXES, Item, read_file, unreadable, without_filler
 from harness.errors import DataError
 from harness.eval_config import SourceConfig
-from harness.resources import EMBEDDED_PREFIX, embedded
+from harness.resources import EMBEDDED_PREFIX, embedded, file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +97,7 @@ def fingerprint(source: SourceConfig) -> str:
 
 def _file_digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise unreadable(path, error) from error
 

@@ -12,7 +12,6 @@ MIN_ANSWERS = 20
 SHOWN = 120
 ID = 50
 """Characters of an id, and of a text, that evidence shows."""
-NO_ANSWER = ("prompt_too_long", "not_asked")
 
 
 class Answer(NamedTuple):
@@ -63,19 +62,14 @@ def _answers(evidence: Evidence, generations: Mapping[str, Sequence[Generation]]
             continue
         asked = {example.id: example for example in evidence.examples.get(suite, ())}
         for generation in completions:
-            if generation.stop_reason in NO_ANSWER or (sample is not None and generation.sample != sample):
+            if not generation.is_answered or (sample is not None and generation.sample != sample):
                 continue
             example = asked.get(generation.example_id)
-            prompt = generation.prompt or (prompt_of(example) if example else "")
+            prompt = generation.prompt or (example.plain_prompt if example else "")
             reference = reference_of(example) if example else None
             key = (prompt or f"{suite}/{generation.example_id}", generation.sample)
             found.setdefault(key, Answer(suite, generation, prompt, reference))
     return list(found.values())
-
-
-def prompt_of(example: Example) -> str:
-    """What an example asks, without any template."""
-    return example.text or "\n".join(message.content for message in example.messages)
 
 
 def reference_of(example: Example) -> str:

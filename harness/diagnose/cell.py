@@ -1,7 +1,6 @@
 """All checks on one run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from harness.diagnose import curves, fit, learning_rate, phases, progress, spikes, validation
 from harness.diagnose.cell_reader import cell_evidence
@@ -11,7 +10,6 @@ from harness.diagnose.evidence import Evidence, Sibling, finding
 from harness.diagnose.forgetting import forgetting
 from harness.diagnose.format import format_inconsistency
 from harness.diagnose.memorization import memorization
-from harness.diagnose.readers import file_evidence
 from harness.diagnose.repetition import repetition
 from harness.diagnose.saved import noop_adapter, saved_model
 from harness.records import CellResult, Finding, Severity
@@ -75,8 +73,3 @@ def diagnose_cell(
 ) -> tuple[Finding, ...]:
     """Findings of one cell, read against the untouched base where it was evaluated, and its siblings at other learning rates."""
     return diagnose(cell_evidence(folder, result, base, siblings))
-
-
-def diagnose_trainer_state(path: Path) -> tuple[Finding, ...]:
-    """Findings from the curves of any training, from the files that it left."""
-    return diagnose(file_evidence(path))

@@ -6,7 +6,16 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.diagnose.curves import STILL_HIGH, diverged, hump
-from harness.diagnose.evidence import CONVENTION, Evidence, Measure, Sibling, as_float, finding, probe_mean
+from harness.diagnose.evidence import (
+    CONVENTION,
+    Evidence,
+    Measure,
+    Sibling,
+    as_float,
+    before_after,
+    finding,
+    probe_mean,
+)
 from harness.diagnose.numbers import (
     MEDIAN_ERROR,
     Array,
@@ -144,11 +153,8 @@ def _instability(evidence: Evidence) -> list[str]:
 
 def _hardly_moved(evidence: Evidence) -> bool:
     """Whether validation is where it was before training: then the rows are rough, and not the steps."""
-    probes = evidence.validation
-    if len(probes) < 2 or probes[0].step != 0:
-        return False
-    before, after = probe_mean(probes[0]), probe_mean(probes[-1])
-    return abs(after - before) < HARDLY * before
+    pair = before_after(evidence.validation)
+    return pair is not None and abs(pair.ratio - 1) < HARDLY
 
 
 def _swing(level: Array) -> tuple[float, float] | None:

@@ -25,7 +25,7 @@ class Shots:
         shown = [
             turn
             for example in self.examples
-            for turn in (*_turns(example), example.answer or Message(role="assistant", content=example.reference))
+            for turn in (*example.turns, example.answer or Message(role="assistant", content=example.reference))
             if turn.role != "system"
         ]
         return (*system, *shown, *asked[len(system) :])
@@ -44,10 +44,6 @@ class Shots:
         """What stands between plain examples: a blank line, unless they hold some themselves."""
         hold_some = any(BLANK_LINE in example.text + example.reference for example in self.examples)
         return MARKED_LINE if hold_some else BLANK_LINE
-
-
-def _turns(example: Example) -> tuple[Message, ...]:
-    return example.messages or (Message(role="user", content=example.text),)
 
 
 def choose_shots(rows: Sequence[Conversation], count: int, *, as_transcript: bool) -> Shots:

@@ -1,15 +1,13 @@
 """What makes a model's answers its own: the key under which they are kept."""
 
-import hashlib
 import importlib.metadata
 from pathlib import Path
 
 from harness.config import RunConfig
 from harness.models.load import LoadedTokenizer, model_fingerprint, weight_dtype
-from harness.resources import digest
+from harness.resources import digest, file_digest
 
 ENGINE = ("torch", "transformers", "peft")
-CHUNK = 1 << 24
 DECODING = 2
 """Version of how generation is called: raise it when answers could change."""
 
@@ -30,17 +28,9 @@ def answers_key(config: RunConfig, tokenizer: LoadedTokenizer, checkpoint: Path 
             config.quantization,
             str(weight_dtype(config)),
             DECODING,
-            [[path.name, _sha256(path)] for path in weights],
+            [[path.name, file_digest(path)] for path in weights],
             tokenizer.tokenizer.chat_template,
             list(tokenizer.tokens.stop_ids),
             [importlib.metadata.version(name) for name in ENGINE],
         ]
     )
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            found.update(chunk)
-    return found.hexdigest()

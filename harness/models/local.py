@@ -12,7 +12,7 @@ from harness.models.answer_cache import AnswerCache
 from harness.models.few_shot import NEXT_QUESTION, Shots, ended_answer
 from harness.models.generate import Completion, generate, row_losses
 from harness.models.load import LoadedModel, LoadedTokenizer
-from harness.models.respondent import RowLoss, Sampling
+from harness.models.respondent import RowLoss, Sampling, no_answer
 from harness.records import Example, Generation, Message
 from harness.resources import digest
 from harness.scoring.measurement import ToolCall
@@ -80,7 +80,7 @@ class LocalModel:
         return [
             tuple(self._generation(item, completion, number) for number, completion in enumerate(next(completions)))
             if item is not None
-            else (_refused(example),)
+            else (no_answer(example),)
             for example, item in zip(examples, asked, strict=True)
         ]
 
@@ -98,8 +98,7 @@ class LocalModel:
 
     def _asked(self, example: Example, *, as_text: bool) -> _Asked | None:
         """None where the template refuses the turns: one that takes no system prompt, say."""
-        plain = example.text or "\n".join(turn.content for turn in example.messages)
-        turns = example.messages or (Message(role="user", content=example.text),)
+        plain, turns = example.plain_prompt, example.turns
         shots, ends_at, is_running_text = None if as_text else self._shots, "", as_text
         if as_text:
             turns = ()
@@ -216,12 +215,6 @@ class LocalModel:
 
     def _reference_lengths(self, examples: Sequence[Example]) -> list[int]:
         return [len(self._tokenizer(e.reference, add_special_tokens=False)["input_ids"]) for e in examples]
-
-
-def _refused(example: Example) -> Generation:
-    return Generation(
-        example_id=example.id, prompt="", text="", stop_reason="not_asked", prompt_tokens=0, completion_tokens=0
-    )
 
 
 def _after(blank: str, text: str) -> str:

@@ -28,6 +28,13 @@ class RowLoss(NamedTuple):
     """Tokens whose argmax is right."""
 
 
+def no_answer(example: Example, prompt: str = "") -> Generation:
+    """Stands where an example was not asked."""
+    return Generation(
+        example_id=example.id, prompt=prompt, text="", stop_reason="not_asked", prompt_tokens=0, completion_tokens=0
+    )
+
+
 class Respondent(Protocol):
     """Answers examples: a server, predictions of another system, or a model of this process."""
 

@@ -58,9 +58,9 @@ def request_for(example: Example, *, model: str, as_text: bool, sampling: Sampli
     if sampling.temperature > 0:
         body |= {"top_p": sampling.top_p, "seed": sampling.seed + sample}
     if as_text:
-        prompt = (example.text or "\n".join(turn.content for turn in example.messages)) + example.expect.prefill
+        prompt = example.plain_prompt + example.expect.prefill
         return Request(example.id, TEXT, {**body, "prompt": prompt}, prompt)
-    body |= {"messages": _turns(example.messages or (Message(role="user", content=example.text),))}
+    body |= {"messages": _turns(example.turns)}
     if example.expect.prefill:
         body["messages"].append({"role": "assistant", "content": example.expect.prefill})
         body |= {"continue_final_message": True, "add_generation_prompt": False}

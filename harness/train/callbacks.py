@@ -7,7 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from harness.records import NonFinite, TracePoint, finite_or_name
-from harness.store import CellFolder, write_text
+from harness.store import CellFolder, append_lines, write_text
 from harness.tracking.base import Tracker
 
 # Written once at the end by the trainer itself; the curves already say it.
@@ -55,8 +55,7 @@ class TraceCallback(TrainerCallback):
         recorded: dict[str, float | NonFinite] = {name: finite_or_name(value) for name, value in values.items()}
         point = TracePoint(step=state.global_step, epoch=epoch, seconds=seconds, values=recorded)
         if state.is_world_process_zero:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(f"{point.model_dump_json()}\n")
+            append_lines(self._path, [point])
         self._tracker.log_metrics(values, state.global_step)
 
 

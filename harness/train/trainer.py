@@ -10,6 +10,7 @@ from trl import SFTTrainer
 from harness.data.tokenize import Tokenized
 from harness.models.generate import row_losses
 from harness.records import Probe, ProbeSplit, finite_or_name
+from harness.store import append_lines
 from harness.train.batches import BatchNotes
 from harness.train.rows import TrainingRows
 
@@ -59,8 +60,7 @@ class ProbingTrainer(SFTTrainer):
                     nll=tuple(finite_or_name(loss.nll) for loss in losses),
                     tokens=tuple(loss.num_tokens for loss in losses),
                 )
-                with self._probes_path.open("a", encoding="utf-8") as file:
-                    file.write(f"{probe.model_dump_json()}\n")
+                append_lines(self._probes_path, [probe])
         metrics[f"{metric_key_prefix}_runtime"] = time.monotonic() - started
         # In train mode, TRL would take the training metrics since the last log for those of this evaluation.
         self.model.eval()
