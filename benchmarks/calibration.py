@@ -30,8 +30,9 @@ import psutil
 
 from benchmarks import calibration_curves
 from benchmarks.calibration_cells import QUICK, Group, chosen, write_experiment, write_files
+from harness.collect import Collected, collect
 from harness.diagnose.cell import CHECKS
-from harness.experiment import Collected, Progress, collect, run_experiment
+from harness.experiment import Progress, run_experiment
 from harness.plan import Plan, plan_experiment
 from harness.records import CellResult, Finding, TracePoint, untouched_bases
 from harness.store import read_lines

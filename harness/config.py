@@ -111,12 +111,18 @@ class RankingConfig(Section):
 
     by: str = "held_out.exact_match"
     """`suite.metric`; more is better, but for `nll` and `bits_per_byte`."""
+    secondary: tuple[str, ...] = ("template_adherence.all", "retention.accuracy")
+    """Metrics that are shown beside the criterion, as far as they are measured, and weighed against it (Pareto), never added to it."""
     gates: tuple[str, ...] = ("no error findings",)
     """Conditions for being ranked at all."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """Family-wise error of all claims "A is better than B"."""
     resamples: Annotated[int, Field(ge=1000)] = 10_000
-    """Bootstrap draws."""
+    """Draws of the step-down max-T test, and of the bootstrap."""
+    confirm_share: Annotated[float, Field(ge=0, lt=0.9)] = 0.0
+    """Share of the criterion's examples that never decides the order and gives the best set its final number; 0: none, and the best score is called optimistic."""
+    confirm_seeds: Annotated[int, Field(ge=2)] = 5
+    """Seeds that `harness run --confirm` brings every configuration of the best set to."""
 
 
 class LaunchConfig(Section):

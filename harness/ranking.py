@@ -17,8 +17,18 @@ class RankingRow(Record):
     mlflow_run_ids: tuple[str, ...]
     metrics: dict[str, Estimate]
     findings: tuple[Finding, ...]
+    simultaneous_interval: Estimate | None = None
+    """Of the criterion: the bounds hold for all rows together."""
+    difference_to_base: Estimate | None = None
+    """Of the criterion, paired over the same examples; None where the base was not measured."""
     difference_to_best: Estimate | None = None
     """Of the criterion, paired over the same examples; None for the best row itself."""
+    confirmed: Estimate | None = None
+    """Of the criterion on examples that took no part in choosing; None outside the best set, or where none were kept."""
+    probability_best: float | None = None
+    """Share of the draws in which this row comes first: information only."""
+    is_pareto: bool = False
+    """Whether no other row is as good in the criterion and every secondary metric, and better in one."""
     train_seconds: float | None = None
 
 
@@ -57,9 +67,21 @@ class Ranking(Record):
     rows: tuple[RankingRow, ...]
     excluded: tuple[Exclusion, ...]
     references: tuple[ReferenceRow, ...]
+    secondary: tuple[str, ...] = ()
+    """Metrics that were weighed against the criterion."""
     num_examples: int
+    """That decide the order."""
+    num_clusters: int = 0
+    num_confirm_examples: int = 0
+    """Kept for the best set's final number."""
+    num_seeds: int = 0
+    """Fewest of any row."""
     minimum_detectable_difference: float | None
-    """Of the criterion, between the two best rows; None with fewer than two rows."""
+    """Of the criterion, between two rows, at 80 % power; None with fewer than two rows."""
+    optimism: float | None = None
+    """By about how much the best score is too good for having been selected."""
+    method: str = ""
+    """How the order was found, in one sentence."""
     caveats: tuple[str, ...]
     """What the reader must know before believing the order."""
     not_comparable: tuple[Difference, ...] = ()

@@ -8,7 +8,7 @@ from harness.diagnose.cell_reader import announced_steps, asked_settings, record
 from harness.diagnose.evidence import as_float
 from harness.diagnose.live import Watch, first_stop
 from harness.plan import Plan
-from harness.rank import rank
+from harness.rank_cells import rank
 from harness.records import CellResult, Finding, Probe, Record, TracePoint, TrainResult
 from harness.store import CellFolder, read_lines
 

@@ -16,8 +16,8 @@ from harness.diagnose.evidence import Evidence, Point, finding
 from harness.diagnose.plot import write_plot
 from harness.errors import ConfigError
 from harness.records import Finding
-from harness.report.run_figure import RunCurves, run_chart
-from harness.report.run_marks import Band, Label, Mark, labels_layers
+from harness.reports.run_figure import RunCurves, run_chart
+from harness.reports.run_marks import Band, Label, Mark, labels_layers
 
 LOSS = [(step, 3 * math.exp(-step / 40) + 0.5) for step in range(1, 201)]
 NOTHING = RunCurves([], [], [], [])

@@ -11,9 +11,9 @@ LAYERS = {
     "errors": 0, "records": 0, "resources": 0, "style_rules": 0, "languages": 0,
     "library_fields": 0, "eval_config": 0.5, "config": 1, "experiment_file": 2, "stats": 1, "scoring": 1,
     "grid": 3, "suite": 3, "store": 2, "data": 2, "gates": 2,
-    "models": 3, "tracking": 4, "rank": 3, "report": 3, "launch": 3,
+    "models": 3, "tracking": 4, "rank_cells": 3, "reports": 3, "launch": 3,
     "train": 5, "evaluate": 4, "diagnose": 4, "preflight": 5, "predictions": 4, "benchmarks_suite": 4, "asked": 5, "respondents": 5,
-    "pipeline": 6, "plan": 6, "experiment": 7, "targets": 5, "cli": 8, "__main__": 9,
+    "pipeline": 6, "plan": 6, "collect": 6.5, "experiment": 7, "targets": 5, "cli": 8, "__main__": 9,
     "embedded": 9, "hardware": 0, "ranking": 1, "cell_checks": 1, "verification": 1, "comparability": 2, "inspection": 7, "score": 7, "replay": 7, "timing": 7, "model_card": 6, "export": 7,
 }  # fmt: skip
 HEAVY = {
@@ -28,7 +28,7 @@ HEAVY = {
     "mlflow": {"tracking"},
     "datasets": {"data", "train"},
     "sklearn": {"diagnose"},
-    "altair": {"report"},
+    "altair": {"reports"},
     "click": {"cli", "embedded"},
     "rich": {"cli"},
 }

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.cli.main import main
+from harness.collect import collect
 from harness.errors import ConfigError, DataError
-from harness.experiment import collect
 from harness.models.respondent import Sampling
 from harness.plan import Plan, plan_experiment
 from harness.predictions import PredictedAnswers, load_predictions

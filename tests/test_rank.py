@@ -6,7 +6,7 @@ import pytest
 from harness.config import RankingConfig
 from harness.errors import ConfigError
 from harness.gates import Candidate, parse_gate
-from harness.rank import rank
+from harness.rank_cells import rank
 from harness.ranking import Ranking
 from harness.records import CellResult
 from tests.helpers import cell_result, coin, error_finding, suite_result

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.cli.main import main
-from harness.experiment import collect
+from harness.collect import collect
 from harness.plan import Plan, plan_experiment
 from harness.records import CellResult, TracePoint, finite_or_name
 from harness.replay import Replay, replay

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from harness.config import ExperimentConfig, RankingConfig
-from harness.rank import rank
+from harness.rank_cells import rank
 from harness.records import Generation, TracePoint
-from harness.report.write import write_reports
+from harness.reports.write import write_reports
 from harness.store import ExperimentFolder, write_lines
 from tests.helpers import cell_result, coin, error_finding, suite_result
 

@@ -4,7 +4,7 @@ import click
 
 from harness.cli.options import experiment_argument, json_option
 from harness.cli.tables import ranking_json, ranking_table
-from harness.experiment import collect, rank_experiment
+from harness.collect import collect, rank_experiment
 from harness.plan import plan_experiment
 
 

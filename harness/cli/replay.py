@@ -6,8 +6,8 @@ import click
 
 from harness.cli.options import experiment_argument, json_option
 from harness.cli.replay_table import replay_page
+from harness.collect import collect
 from harness.config import CurveCheck
-from harness.experiment import collect
 from harness.plan import plan_experiment
 from harness.replay import replay
 

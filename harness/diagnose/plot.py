@@ -10,9 +10,9 @@ from harness.diagnose.evidence import Evidence, Point
 from harness.diagnose.phases import loss_phases
 from harness.errors import ConfigError
 from harness.records import Finding
-from harness.report.run_figure import RunCurves, run_chart
-from harness.report.run_marks import Band, Mark, Pairs
-from harness.report.run_page import RunPage, write_page
+from harness.reports.run_figure import RunCurves, run_chart
+from harness.reports.run_marks import Band, Mark, Pairs
+from harness.reports.run_page import RunPage, write_page
 
 FORMATS = (".html", ".png")
 MAX_MARKS_PER_CHECK = 3

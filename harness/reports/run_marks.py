@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import altair as alt
 
-from harness.report.figures import GREY, PALETTE
+from harness.reports.figures import GREY, PALETTE
 
 Pairs = Sequence[tuple[int, float]]
 MarkKind = Literal["spike", "best", "error", "warning", "info"]

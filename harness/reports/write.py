@@ -12,10 +12,10 @@ from markupsafe import Markup
 from harness.config import ExperimentConfig
 from harness.ranking import Ranking
 from harness.records import CellResult, Estimate, Finding
-from harness.report.content import Content, gather
-from harness.report.drawing import drawn_svg, vega_bundle
-from harness.report.figures import Spec, curves_chart, ranking_chart, tradeoff_chart
-from harness.report.markdown import as_markdown
+from harness.reports.content import Content, gather
+from harness.reports.drawing import drawn_svg, vega_bundle
+from harness.reports.figures import Spec, curves_chart, ranking_chart, tradeoff_chart
+from harness.reports.markdown import as_markdown
 from harness.store import ExperimentFolder, write_text
 
 MAIN_METRICS = ("template_adherence.all", "retention.accuracy", "held_out.bits_per_byte")

@@ -11,9 +11,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from harness.records import Finding
-from harness.report.drawing import drawable, drawn_png, drawn_svg, vega_bundle
-from harness.report.figures import GREY, Spec
-from harness.report.run_marks import SEVERITY_COLOURS, WIDTH
+from harness.reports.drawing import drawable, drawn_png, drawn_svg, vega_bundle
+from harness.reports.figures import GREY, Spec
+from harness.reports.run_marks import SEVERITY_COLOURS, WIDTH
 from harness.store import write_text
 
 SEVERITIES = ("error", "warning", "info")

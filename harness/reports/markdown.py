@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from harness.comparability import sentence
 from harness.gates import shown
 from harness.records import Estimate, warning_names
-from harness.report.content import Content
+from harness.reports.content import Content
 
 
 def as_markdown(content: Content) -> str:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import altair as alt
 import numpy as np
 
-from harness.report.figures import GREY, Spec
-from harness.report.run_marks import (
+from harness.reports.figures import GREY, Spec
+from harness.reports.run_marks import (
     BLUE,
     ORANGE,
     PINK,
