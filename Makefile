@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart test check format build clean
+.PHONY: install quickstart test check format docs build clean
 
 install: $(INSTALLED)
 
@@ -31,8 +31,12 @@ format: install
 	$(BIN)/ruff format harness evals tests benchmarks docs
 	$(BIN)/ruff check --fix harness evals tests benchmarks docs
 
+docs: install
+	$(BIN)/python -m mkdocs build
+	@echo 'Open site/index.html'
+
 build: install
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist mlruns/harness mlflow.db .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site mlruns/harness mlflow.db .mypy_cache .ruff_cache .pytest_cache

@@ -80,7 +80,7 @@ def reference() -> str:
     ]
     scorers = {**SCORERS, **SAMPLE_SCORERS}
     scorer_lines = [f"| `{name}` | {metric_definition(name, scorer)} |" for name, scorer in scorers.items()]
-    checks = ", ".join(f"`{name}`" for name in CHECKS)
+    check_lines = [f"| `{name}` | {(check.__doc__ or '').splitlines()[0]} |" for name, check in CHECKS.items()]
     return "\n".join(
         [
             "# Reference",
@@ -109,7 +109,12 @@ def reference() -> str:
             "",
             "## Checks",
             "",
-            f"{checks}. Each is `fired`, `clear`, `insufficient` or `not_applicable`; one that fired is an `info`, a `warning` or an `error`.",
+            "Each is `fired`, `clear`, `insufficient` or `not_applicable`; one that fired is an `info`, a `warning` or an `error`. When exactly, and why:",
+            "[warning signs](warning-signs.md).",
+            "",
+            "| check | looks for |",
+            "|---|---|",
+            *check_lines,
             "",
         ]
     )
