@@ -35,7 +35,8 @@ def commands() -> Iterator[tuple[str, str]]:
                 yield page.name, found[1].partition(" | ")[0].partition(" > ")[0]
     for page in PAGES:
         for line in re.findall(r"`harness ([^`\n]+)`", page.read_text(encoding="utf-8")):
-            yield page.name, f"{line.removesuffix(" ...")} WORD"  # an option at the end may want a value
+            # An option at the end of inline code may want a value.
+            yield page.name, line.removesuffix(" ...") + " WORD"
 
 
 def experiments() -> Iterator[tuple[str, str]]:
