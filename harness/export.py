@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.config import RunConfig
 from harness.errors import ConfigError, ModelError
 from harness.grid import CellSpec
-from harness.model_card import model_card
+from harness.model_card import card_text, subject_of
 from harness.models.load import LoadedModel, load_checkpoint, merged_checkpoint, model_source
 from harness.store import read_record
 from harness.targets import FoundCell, find_cell
@@ -25,19 +25,15 @@ def export(target: str, folder: Path, *, merge: bool) -> Path:
     Raises: HarnessError: there is no such trained cell, or the folder can't be written.
     """
     found = find_cell(target)
-    if found.result.train is None:
-        raise ConfigError(f"{target}: the cell was not trained to its end, so there is nothing to export")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists already and is not empty; choose another folder")
     config = read_record(found.folder.spec, CellSpec).cell.config
-    loaded = _load(found, config, merge=merge)
+    loaded = load_trained(found, config, merge=merge)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
         _write(loaded, config, part, merge=merge)
-        (part / "README.md").write_text(
-            model_card(found.result, found.folder, found.findings, merged=merge), encoding="utf-8"
-        )
+        (part / "README.md").write_text(card_text(subject_of(found), merged=merge), encoding="utf-8")
         if folder.exists():
             folder.rmdir()
         os.replace(part, folder)
@@ -48,11 +44,18 @@ def export(target: str, folder: Path, *, merge: bool) -> Path:
     return folder
 
 
-def _load(found: FoundCell, config: RunConfig, *, merge: bool) -> LoadedModel:
-    assert found.result.train is not None, "it was checked"
+def load_trained(found: FoundCell, config: RunConfig, *, merge: bool = False) -> LoadedModel:
+    """The checkpoint of a cell that was evaluated, with its template.
+
+    Raises: HarnessError: it was not trained to its end, or its checkpoint is gone.
+    """
+    if found.result.train is None:
+        raise ConfigError(f"{found.result.name}: the cell was not trained to its end, so it has no model")
     checkpoint = found.folder.path / found.result.train.evaluated_checkpoint
     if not checkpoint.is_dir():
-        raise ModelError(f"{checkpoint}: the checkpoint is not there any more; delete the cell's folder and run again")
+        raise ModelError(
+            f"{checkpoint}: the checkpoint is not there any more; go to where it was trained, or delete the cell's folder and run again"
+        )
     is_plain = found.result.train.settings.get("template.in_force") == "none"
     if merge and config.adapter is not None:
         return merged_checkpoint(config, checkpoint, plain_rows=is_plain)

@@ -1,6 +1,9 @@
 """Shared fixtures: everything runs on CPU, without network, in folders of its own."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +29,54 @@ data:
 training:
   learning_rate: 1e-3
 """
+
+TRAINED = """\
+name: tiny
+description: Does a tiny base learn <em>roses</em>?
+model: {name: embedded:base}
+template: {name: chatml}
+data: {train: DATA/roses.jsonl, validation: embedded:validation, test: embedded:test, limit: 40}
+training:
+  learning_rate: 5e-3
+  max_steps: 3
+  per_device_train_batch_size: 8
+  max_length: 128
+  gradient_checkpointing: false
+  eval_steps: 3
+  lr_scheduler_type: constant
+variants:
+  full: {}
+  lora: {adapter: {r: 8, lora_alpha: 64, target_modules: all-linear}}
+evals: [{suite: held_out, limit: 8, max_new_tokens: 12}]
+ranking: {by: held_out.nll, gates: []}
+launch: {max_workers: 2}
+tracking: {system_metrics: false}
+"""
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a full and a LoRA cell and their base, trained for three steps on rows that lie elsewhere.
+
+    Leave it as it is: all tests share it.
+    """
+    folder, data = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("secret_place")
+    rows: list[dict[str, object]] = [
+        {
+            "messages": [
+                {"role": "user", "content": f"I want {n} red roses for Sunday."},
+                {"role": "assistant", "content": "I noted your order for Sunday."},
+            ]
+        }
+        for n in range(60)
+    ]
+    rows.append({"messages": [{"role": "user", "content": "no answer"}]})
+    (data / "roses.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "tiny.yaml").write_text(TRAINED.replace("DATA", str(data)))
+    command = [sys.executable, "-m", "harness", "run", "tiny.yaml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture

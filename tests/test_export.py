@@ -1,6 +1,5 @@
 """`harness export`: what is written is the trained model, and plain transformers loads and stops it."""
 
-import json
 import os
 import re
 import subprocess
@@ -17,34 +16,10 @@ from harness.config import RunConfig
 from harness.data.formats import Conversation
 from harness.data.tokenize import tokenize
 from harness.grid import CellSpec
-from harness.model_card import is_hub_id
 from harness.models.load import load_checkpoint
 from harness.records import CellResult, Message
 from harness.store import CellFolder, read_record
 
-YAML = """\
-name: tiny
-model: {name: embedded:base}
-template: {name: chatml}
-data: {train: DATA/roses.jsonl, validation: embedded:validation, test: embedded:test, limit: 40}
-training:
-  learning_rate: 5e-3
-  max_steps: 3
-  per_device_train_batch_size: 8
-  max_length: 128
-  gradient_checkpointing: false
-  eval_steps: 3
-  lr_scheduler_type: constant
-variants:
-  full: {}
-  lora: {adapter: {r: 8, lora_alpha: 64, target_modules: all-linear}}
-evals: [{suite: held_out, limit: 6, max_new_tokens: 4}]
-ranking: {by: held_out.nll, gates: []}
-references: []
-launch: {max_workers: 2}
-tracking: {system_metrics: false}
-"""
-HEADINGS = ["Dataset characteristics", "Training parameters", "Performance metrics", "Known limitations"]
 QUESTION, ANSWER = "I want 3 roses.", "Noted."
 
 
@@ -52,27 +27,16 @@ def harness(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
 
 
-def rose(number: int) -> str:
-    turns = [{"role": "user", "content": f"I want {number} roses."}, {"role": "assistant", "content": ANSWER}]
-    return json.dumps({"messages": turns})
-
-
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a full and a LoRA cell, trained for three steps on rows that lie elsewhere."""
-    folder, data = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("secret_place")
-    broken = [json.dumps({"messages": [{"role": "user", "content": "no answer"}]})]
-    (data / "roses.jsonl").write_text("\n".join([rose(number) for number in range(60)] + broken))
-    (folder / "tiny.yaml").write_text(YAML.replace("DATA", str(data)))
+def ran(trained: Path) -> Iterator[Path]:
+    """The folder with both cells, exported."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done = harness("run", "tiny.yaml")
-        assert done.exit_code == 0, done.output
+        patch.chdir(trained)
         for name, options in (("full", ()), ("lora", ()), ("merged", ("--merge",))):
             exported = harness("export", "full" if name == "full" else "lora", name, *options)
             assert exported.exit_code == 0, exported.output
             assert exported.stdout.strip() == name
-        yield folder
+        yield trained
 
 
 def cell(folder: Path, name: str) -> tuple[CellFolder, CellResult]:
@@ -148,21 +112,10 @@ def test_the_example_on_the_card_runs_and_stops(ran: Path, name: str, capsys: py
     assert here["output"].shape[1] == here["inputs"]["input_ids"].shape[1] + 1
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "merged"])
-def test_card_is_whole_and_valid(ran: Path, name: str) -> None:
-    from huggingface_hub import ModelCard
-
-    card = ModelCard.load(ran / name / "README.md")
-    assert card.data.library_name == ("peft" if name == "lora" else "transformers")
-    assert card.data.pipeline_tag == "text-generation"
-    assert {"sft"} <= set(card.data.tags)
-    assert [line[3:] for line in card.text.splitlines() if line.startswith("## ")] == HEADINGS
-    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", card.text, flags=re.DOTALL | re.MULTILINE))
-    assert "`roses.jsonl`, 40 of 40 rows used" in sections["Dataset characteristics"]
-    assert "1 missing_assistant_turn" in sections["Dataset characteristics"]
-    assert "| learning_rate | 0.005 |" in sections["Training parameters"]
-    assert "| held_out.nll |" in sections["Performance metrics"]
-    assert "- measured on held_out only" in sections["Known limitations"]
+@pytest.mark.parametrize(("name", "options"), [("full", ()), ("lora", ()), ("merged", ("--merged",))])
+def test_the_card_is_the_one_that_harness_card_writes(ran: Path, name: str, options: tuple[str, ...]) -> None:
+    card = harness("card", "full" if name == "full" else "lora", *options)
+    assert (ran / name / "README.md").read_text() == card.stdout
 
 
 @pytest.mark.parametrize("name", ["full", "lora", "merged"])
@@ -247,19 +200,3 @@ def test_an_adapter_of_a_local_base_is_not_pushed(ran: Path, tmp_path: Path) -> 
     line = mistake("lora", str(tmp_path / "out"), "--push-to", "me/mine")
     assert "is an adapter whose base lies on this machine" in line
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("HuggingFaceTB/SmolLM2-135M", True),
-        ("embedded:base", False),
-        ("data/train.jsonl", False),
-        ("data/*.parquet", False),
-        ("/srv/models/mine", False),
-        ("../models", False),
-        ("gpt2", False),
-    ],
-)
-def test_only_hub_ids_are_named_in_the_metadata(name: str, expected: bool) -> None:
-    assert is_hub_id(name) is expected

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from transformers import GenerationConfig
@@ -14,6 +14,9 @@ from harness.models.load import LoadedModel
 from harness.models.respondent import RowLoss, Sampling
 from harness.records import StopReason
 from harness.resources import digest
+
+if TYPE_CHECKING:
+    from transformers.generation.streamers import BaseStreamer
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +59,18 @@ def _halving(work: Callable[[Sequence[int]], list[T]], indices: Sequence[int]) -
 
 @torch.inference_mode()
 def generate(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], sampling: Sampling, *, batch_size: int | None = None
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    batch_size: int | None = None,
+    streamer: "BaseStreamer | None" = None,
 ) -> list[Completion]:
     """Completions, `sampling.num_samples` a prompt one after the other, in the order of the prompts.
 
     A prompt that leaves no room for `max_new_tokens` in the model's context is not asked: its stop reason says so. The
-    same list of prompts with the same seed gives the same samples.
+    same list of prompts with the same seed gives the same samples. With a batch size of 1, a streamer is told of every
+    token as it comes.
     """
     room = loaded.context - sampling.max_new_tokens
     completions = [Completion((), "prompt_too_long")] * (len(prompts) * sampling.num_samples)
@@ -81,7 +90,9 @@ def generate(
             # Other batches, which may be known already, must not change the samples of this one.
             torch.manual_seed(int(digest([sampling.seed, [list(asked[index]) for index in batch]]), 16) % (1 << 31))
             started = time.monotonic()
-            rows = _halving(lambda part: _generate_batch(loaded, [asked[index] for index in part], sampling), batch)
+            rows = _halving(
+                lambda part: _generate_batch(loaded, [asked[index] for index in part], sampling, streamer), batch
+            )
             seconds = (time.monotonic() - started) / len(batch)
             for index, row in zip(batch, rows, strict=True):
                 completions[places[index]] = _cut(row, loaded, seconds)
@@ -125,7 +136,12 @@ def _batch_size(loaded: LoadedModel, longest: Sequence[int], sampling: Sampling)
     return max(1, min(MAX_BATCH_SIZE, int(MEMORY_SHARE * free / per_row)))
 
 
-def _generate_batch(loaded: LoadedModel, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+def _generate_batch(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    streamer: "BaseStreamer | None" = None,
+) -> list[list[int]]:
     width = max(len(prompt) for prompt in prompts)
     pad = loaded.tokenizer.pad_token_id
     device = loaded.model.device
@@ -144,6 +160,7 @@ def _generate_batch(loaded: LoadedModel, prompts: Sequence[Sequence[int]], sampl
         top_k=None if is_greedy else 0,
         eos_token_id=loaded.stop_ids,
         pad_token_id=pad,
+        streamer=streamer,
     )  # (batch, width + new)
     return [row[width:] for row in output.tolist()]
 
