@@ -145,6 +145,8 @@ class TrackingConfig(Section):
     """By default `MLFLOW_TRACKING_URI`, else MLflow's own default: `mlflow.db` and `mlruns/` in the working folder."""
     system_metrics: bool = True
     """Log CPU, GPU, memory and network use of every run."""
+    failing_traces: Annotated[int, Field(ge=0, le=500)] = 50
+    """Failing answers of every cell that are logged as MLflow traces with their scores, those of the criterion's suite first; 0: none."""
 
 
 def _checked(fields: FieldSet, values: Mapping[str, Any] | None) -> None:
@@ -226,6 +228,9 @@ class RunConfig(Section):
         return bool(self.training.get("packing")) and self.training.get("packing_strategy", "bfd") != "bfd"
 
 
+TRAINED_SECTIONS = (*RunConfig.model_fields, "grid", "variants", "seeds")
+
+
 class ExperimentConfig(Section):
     """One experiment file with its overrides applied."""
 
@@ -234,6 +239,7 @@ class ExperimentConfig(Section):
     description: str = ""
     """The question that the experiment answers; the report opens with it."""
     model: dict[str, Any]
+    """Not needed where every row is a reference with `predictions`; neither is `data`."""
     template: dict[str, Any] = {}
     data: dict[str, Any]
     training: dict[str, Any] = {}
@@ -257,6 +263,17 @@ class ExperimentConfig(Section):
     ranking: RankingConfig = RankingConfig()
     launch: LaunchConfig = LaunchConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _predictions_need_no_model(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or any(value.get(name) for name in TRAINED_SECTIONS):
+            return value
+        rows = value.get("references")
+        is_alone = (
+            isinstance(rows, list | tuple) and rows and all(isinstance(r, dict) and "predictions" in r for r in rows)
+        )
+        return {"model": {}, "data": {}, **value} if is_alone else value
 
     @field_validator("name")
     @classmethod
@@ -321,6 +338,12 @@ class ExperimentConfig(Section):
         if len(set(value)) < len(value):
             raise ValueError("a seed is listed twice; each one trains the same cell again")
         return value
+
+    @property
+    def is_predictions_alone(self) -> bool:
+        """Whether its only rows are other systems' predictions: there is no model and nothing to train."""
+        has_cells = bool(self.model or self.data or self.grid or self.variants)
+        return not has_cells and {item.kind for item in self.references} == {"predictions"}
 
     def base_run(self) -> dict[str, Any]:
         """The sections that every cell starts from, as plain data."""

@@ -70,6 +70,10 @@ class LibraryField(NamedTuple):
     annotation: str
     accepts: tuple[type, ...]
     """Python types that YAML may give; empty where the annotation is not made of plain types alone."""
+    default: object = ...
+    """As the library states it; Ellipsis where it is not a plain value."""
+    help: str = ""
+    """What the library says of it."""
 
 
 class FieldSet(NamedTuple):
@@ -156,8 +160,27 @@ def _dataclass_fields(relative: str, class_name: str) -> dict[str, LibraryField]
     fields = {}
     for item in body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not item.target.id.startswith("_"):
-            fields[item.target.id] = _library_field(item.annotation)
+            fields[item.target.id] = _with_metadata(_library_field(item.annotation), item.value)
     return fields
+
+
+def _with_metadata(field: LibraryField, value: ast.expr | None) -> LibraryField:
+    """The field with its default and help, from `= 3` or `= field(default=3, metadata={"help": ...})`."""
+    if not isinstance(value, ast.Call):
+        return field._replace(default=_literal(value))
+    stated = {keyword.arg: keyword.value for keyword in value.keywords}
+    metadata = stated.get("metadata")
+    entries = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
+    texts = [_literal(text) for key, text in entries if key is not None and _literal(key) == "help"]
+    help_text = texts[0] if texts and isinstance(texts[0], str) else ""
+    return field._replace(default=_literal(stated.get("default")), help=" ".join(help_text.split()))
+
+
+def _literal(node: ast.expr | None) -> object:
+    try:
+        return ast.literal_eval(node) if node is not None else ...
+    except ValueError:
+        return ...
 
 
 def _library_field(annotation: ast.expr) -> LibraryField:

@@ -22,6 +22,8 @@ class Predictions(NamedTuple):
     """Example id -> answer, in the order of the file."""
     is_in_order: bool
     """No line names its example: they answer the examples one by one, and their ids are their numbers."""
+    source: str
+    """Where they come from, for complaints."""
 
 
 def load_predictions(path: Path) -> Predictions:
@@ -47,7 +49,7 @@ def load_predictions(path: Path) -> Predictions:
                 f"{row.where}: the id {generation.example_id!r} was there before; every example has one prediction"
             )
         found[generation.example_id] = generation
-    return Predictions(found, is_in_order)
+    return Predictions(found, is_in_order, str(path))
 
 
 def _named(content: Mapping[str, Any]) -> str | None:
@@ -100,20 +102,27 @@ class PredictedAnswers:
 
         Raises: DataError: no example has one, or there are more or fewer examples than predictions without ids.
         """
-        by_id, is_in_order = self._predictions
+        return [(answer,) for answer in self.answers_to(examples)]
+
+    def answers_to(self, examples: Sequence[Example]) -> list[Generation]:
+        """One answer an example.
+
+        Raises: DataError: no example has one, or there are more or fewer examples than predictions without ids.
+        """
+        by_id, is_in_order, source = self._predictions
         if is_in_order:
             if len(by_id) != len(examples):
                 raise DataError(
-                    f"there are {len(by_id)} predictions without ids for {len(examples)} examples; give every line the id of "
+                    f"{source}: there are {len(by_id)} predictions without ids for {len(examples)} examples; give every line the id of "
                     "its example, or one line an example in their order"
                 )
-            return [(_answered(example, known),) for example, known in zip(examples, by_id.values(), strict=True)]
+            return [_answered(example, known) for example, known in zip(examples, by_id.values(), strict=True)]
         if not any(example.id in by_id for example in examples):
             raise DataError(
-                f"no prediction has the id of an example: examples are called {examples[0].id!r}, predictions "
+                f"{source}: no prediction has the id of an example: examples are called {examples[0].id!r}, predictions "
                 f"{next(iter(by_id))!r}; give both the same ids"
             )
-        return [(_answered(example, by_id.get(example.id)),) for example in examples]
+        return [_answered(example, by_id.get(example.id)) for example in examples]
 
 
 def _answered(example: Example, known: Generation | None) -> Generation:

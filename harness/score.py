@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.data.splits import load_splits
-from harness.diagnose.cell import output_findings
-from harness.diagnose.evidence import Evidence
 from harness.errors import ConfigError
 from harness.eval_config import NAME, EvalConfig, SourceConfig
 from harness.evaluate import evaluate
 from harness.plan import Plan, plan_experiment
+from harness.predicted import answers_findings, keep_asked
 from harness.predictions import PredictedAnswers, load_predictions
-from harness.records import CellResult, Example, Finding, Generation, SuiteResult
+from harness.records import CellResult, Example, Finding, SuiteResult
 from harness.resources import digest
-from harness.store import CellFolder, read_lines, read_record, write_record
+from harness.store import CellFolder, read_record, write_record
 from harness.suite import Suite, load_suite, suite_examples
 
 
@@ -82,7 +81,7 @@ def _asked(ruler: Ruler, made: Plan | None) -> tuple[EvalConfig, list[Example], 
     """The options, examples and suite that predictions are held against."""
     options = _of_experiment(ruler, made) if made else _alone(ruler)
     suite = load_suite(options.suite)
-    test = [row.example() for row in load_splits(made.cells[0].config.data).test] if made else []
+    test = [row.example() for row in load_splits(made.cells[0].config.data).test] if made and made.cells else []
     return options, suite_examples(suite, options, test), suite
 
 
@@ -122,10 +121,5 @@ def _scored(
         names = ", ".join(dict.fromkeys(score.metric for score in result.scores))
         raise ConfigError(f"--scorers: answers alone can't tell {names}; choose others, `harness suites` lists them")
     result = result.model_copy(update={"scores": measured})
-    generations = list(read_lines(folder.generations(options.label, result.digest), Generation))
-    given = [generation for generation in generations if generation.is_answered]
-    evidence = Evidence(
-        loss=(), grad_norm=(), eval_loss=(), name=name, suites={options.label: result}, generations={options.label: given},
-        examples={options.label: examples},
-    )  # fmt: skip
-    return Scored(name, result, output_findings(evidence))
+    keep_asked(folder, result, examples)
+    return Scored(name, result, answers_findings(name, folder, (result,)))

@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import click
 
+from harness.cli.completers import complete_experiment
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -17,7 +19,7 @@ def experiment_argument(function: F) -> F:
         metavar="KEY=VALUE",
         help="Override a field, e.g. --set training.learning_rate=1e-4.",
     )(function)
-    return click.argument("experiment")(function)
+    return click.argument("experiment", shell_complete=complete_experiment)(function)
 
 
 def json_option(function: F) -> F:
