@@ -1,49 +1,34 @@
-"""The report: self-contained, escaped, and complete."""
+"""The report's three files: complete, escaped, self-contained, and as documented."""
 
+import json
 import re
 from pathlib import Path
 
+import jsonschema
+import pytest
+from markdown_it import MarkdownIt
+
 from harness.config import ExperimentConfig, RankingConfig
 from harness.rank_cells import rank
-from harness.records import Generation, TracePoint
+from harness.records import CellResult, Generation
+from harness.reports.report_json import SCHEMA_FILE, Report, report_schema
 from harness.reports.write import write_reports
 from harness.store import ExperimentFolder, write_lines
-from tests.helpers import cell_result, coin, error_finding, suite_result
+from tests.helpers import cell_result, suite_result
+from tests.reported import HOSTILE, hostile_report
 
-HOSTILE = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Name of every text file of the hostile experiment's report -> its content."""
+    written = hostile_report(tmp_path_factory.mktemp("hostile"))
+    return {path.name: path.read_text(encoding="utf-8") for path in written if path.suffix != ".png"}
 
 
-def written(tmp_path: Path, name: str) -> tuple[str, str]:
-    folder = ExperimentFolder(tmp_path)
-    suites = (
-        suite_result("held_out", {"exact_match": coin(0.6, 40, 1)}),
-        suite_result("retention", {"accuracy": coin(0.9, 40, 2)}),
+def experiment(**changes: object) -> ExperimentConfig:
+    return ExperimentConfig.model_validate(
+        {"name": "x", "model": {"name": "m"}, "data": {"train": "t"}, "ranking": RankingConfig(gates=()), **changes}
     )
-    cells = [cell_result(name, *suites), cell_result("other", *suites), cell_result("broken", status="failed")]
-    base = cell_result("base", *suites, seed=None)
-    for cell in (*cells[:2], base):
-        generations = [
-            Generation(
-                example_id=f"e{i}",
-                prompt=HOSTILE,
-                text=HOSTILE,
-                stop_reason="length",
-                prompt_tokens=3,
-                completion_tokens=4,
-            )
-            for i in range(40)
-        ]
-        write_lines(folder.cell(cell.cell).generations("held_out", "d"), generations)
-        points = [
-            TracePoint(step=i, epoch=0.1, seconds=i, values={"loss": 3.0 / (i + 1), "eval_loss": "nan"})
-            for i in range(20)
-        ]
-        write_lines(folder.cell(cell.cell).trace, points)
-    findings = {cells[0].cell: (error_finding(),)}
-    ranking = rank("x", RankingConfig(gates=()), cells, [base], findings)
-    config = ExperimentConfig(name="x", description=HOSTILE, model={"name": "m"}, data={"train": "t"})
-    html, markdown, _ = write_reports(config, folder, ranking, cells, [base], findings)
-    return html.read_text(), markdown.read_text()
 
 
 def test_answer_beside_a_mean_of_samples_is_the_first(tmp_path: Path) -> None:
@@ -58,36 +43,104 @@ def test_answer_beside_a_mean_of_samples_is_the_first(tmp_path: Path) -> None:
             for sample in range(3)
         ]  # fmt: skip
         write_lines(folder.cell(cell.cell).generations("held_out", "d"), samples)
-    ranking = rank("x", RankingConfig(gates=()), cells, [], {})
-    config = ExperimentConfig(name="x", model={"name": "m"}, data={"train": "t"})
+    config = experiment()
+    ranking = rank("x", config.ranking, cells, [], {})
     html = write_reports(config, folder, ranking, cells, [], {})[0].read_text()
     assert "answer 0" in html
     assert "answer 2" not in html
 
 
-def test_hostile_text_is_escaped_everywhere(tmp_path: Path) -> None:
-    html, markdown = written(tmp_path, HOSTILE.replace("/", "_"))
-    body, _, scripts = html.partition('<script type="application/json"')
-    assert "<img src=x" not in html
-    assert '<script>alert("x")' not in html
-    assert "&lt;img src=x onerror=alert(1)&gt;" in body
-    assert "<img src=x" not in markdown
-    assert scripts
+def test_charts_are_written_beside_the_report(tmp_path: Path) -> None:
+    names = [path.name for path in hostile_report(tmp_path)]
+    assert names[:3] == ["report.html", "report.md", "report.json"]
+    assert {"ranking.svg", "ranking.png", "curves.svg", "curves.png"} <= set(names)
 
 
-def test_report_needs_no_network(tmp_path: Path) -> None:
-    html, _ = written(tmp_path, "mine")
-    markup = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
-    assert not re.search(r'(src|href)="(https?:)?//', markup)
-    assert not re.search(r"<(link|script)[^>]+(src|href)=", markup)
-    assert len(html) < 3_000_000
+def test_hostile_text_is_escaped_in_the_page(files: dict[str, str]) -> None:
+    html = files["report.html"]
+    outside = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+    assert "<img" not in outside
+    assert "&lt;img src=x onerror=" in outside
+    assert outside.count("<script") == 2  # the two islands of data
+    assert "\u202e" not in html
+    assert "[U+202E]desrever" in html
 
 
-def test_report_states_answer_reasons_and_findings(tmp_path: Path) -> None:
-    html, markdown = written(tmp_path, "mine")
+def test_islands_of_data_are_json_that_ends_where_it_should(files: dict[str, str]) -> None:
+    islands = dict(re.findall(r'<script type="application/json" id="(\w+)">(.*?)</script>', files["report.html"]))
+    answers = json.loads(islands["answers"])
+    assert (
+        HOSTILE.replace("\x1b", "[U+001B]").replace("\u202e", "[U+202E]")
+        in answers["suites"][0]["examples"][-1]["prompt"]
+    )
+    assert "ranking" in json.loads(islands["specs"])
+
+
+def test_report_needs_no_network(files: dict[str, str]) -> None:
+    markup = re.sub(r"<script>.*?</script>", "", files["report.html"], flags=re.DOTALL)
+    assert not re.search(r'\s(src|href)="(?!#)', markup)
+    assert "default-src &#39;none&#39;" in markup
+    assert len(files["report.html"]) < 3_000_000
+
+
+def test_markdown_keeps_hostile_text_as_text(files: dict[str, str]) -> None:
+    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(files["report.md"])
+    elements = set(re.findall(r"<(\w+)", rendered))
+    assert elements == {"h1", "h2", "p", "strong", "code", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"}
+    rows = [len(re.findall("<t[dh]", row)) for row in re.findall(r"<tr>.*?</tr>", rendered, re.DOTALL)]
+    assert len(set(rows)) == 2  # two tables, each with as many columns in every row
+
+
+def test_page_and_markdown_state_answer_reasons_and_findings(files: dict[str, str]) -> None:
+    for text in (files["report.html"], files["report.md"]):
+        assert "failed while training" in text
+        assert "memorization" in text
+        assert "as far as one seed can tell" in text
+        assert "harness promote 0000000000aa --as hostile" in text
+        assert "harness run hostile.yaml --confirm" in text
+
+
+def test_json_is_as_its_schema_says(files: dict[str, str]) -> None:
+    content = json.loads(files["report.json"])
+    jsonschema.validate(content, json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+    assert content["schema_version"] == 1
+    assert [run["status"] for run in content["runs"]] == ["finished", "finished", "failed"]
+    assert Report.model_validate(content).ranking.experiment == "hostile"
+
+
+def test_shipped_schema_is_that_of_the_code() -> None:
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == report_schema(), (
+        "write it anew: python -m harness.reports.report_json > harness/reports/report.schema.json"
+    )
+
+
+def test_suites_under_other_names_have_their_place(files: dict[str, str]) -> None:
+    assert "form.<wbr>all" in files["report.html"]
+    assert "Template adherence by kind of prompt" in files["report.html"]
+
+
+def test_report_of_nothing_ranked_says_so(tmp_path: Path) -> None:
+    cells = [cell_result("broken", status="failed")]
+    config = experiment()
+    ranking = rank("x", config.ranking, cells, [], {})
+    html, markdown = (path.read_text() for path in write_reports(config, ExperimentFolder(tmp_path), ranking, cells, [], {})[:2])  # fmt: skip
     for text in (html, markdown):
+        assert "nothing is recommended" in text
         assert "failed while training: it broke" in text
-        assert "The loss went up." in text
-        assert "Seed variance unknown" in text
-    assert "can&#39;t be told apart" in html
-    assert html.count("<svg") >= 2
+
+
+def test_predictions_alone_are_reported_without_talk_of_training(tmp_path: Path) -> None:
+    suite = suite_result("held_out", {"exact_match": [float(i % 3 > 0) for i in range(40)]})
+    other = suite_result("held_out", {"exact_match": [float(i % 3 > 1) for i in range(40)]})
+    rows: list[CellResult] = [
+        cell_result(name, found, seed=None).model_copy(update={"reference": "predictions"})
+        for name, found in (("ours", suite), ("theirs", other))
+    ]
+    references = [{"name": "ours", "predictions": "a.jsonl"}, {"name": "theirs", "predictions": "b.jsonl"}]
+    config = experiment(model={}, data={}, references=references, evals=["held_out"])
+    ranking = rank("x", config.ranking, rows, [], {})
+    html = write_reports(config, ExperimentFolder(tmp_path), ranking, rows, [], {})[0].read_text()
+    words = re.sub(r"<script.*?</script>|<wbr>", "", html, flags=re.DOTALL)
+    assert "ours is best" in words
+    assert "--confirm" not in words
+    assert "harness promote" not in words.split("<nav")[0]

@@ -1,9 +1,14 @@
 """Vega-Lite specifications as scripts and pictures that need no network."""
 
+import json
 from functools import lru_cache
 from typing import Any
 
 from markupsafe import Markup
+
+STATIC_WIDTH = 700
+HOVERED = "hovered"
+"""Name of a layer that shows nothing but tooltips."""
 
 
 @lru_cache(maxsize=1)
@@ -17,16 +22,39 @@ def vega_bundle() -> Markup:
 
 def drawn_svg(spec: Any) -> Markup:
     """The chart for viewers and printers that run no scripts; vl-convert escapes its text."""
+    return Markup(_svg(json.dumps(drawable(_still(spec)))))
+
+
+@lru_cache(maxsize=64)
+def _svg(spec: str) -> str:
+    """Drawn once for the page and for the files beside it."""
     import vl_convert
 
-    return Markup(vl_convert.vegalite_to_svg(drawable(spec)))
+    return str(vl_convert.vegalite_to_svg(spec))
 
 
 def drawn_png(spec: Any) -> bytes:
     """The chart as a picture, at twice its size."""
+    return png_of(drawn_svg(spec))
+
+
+def on_paper(svg: str) -> str:
+    """A transparent drawing on white, for a picture that stands by itself."""
+    return svg.replace(">", '><rect width="100%" height="100%" fill="white"/>', 1)
+
+
+def png_of(svg: str) -> bytes:
+    """A drawing as a picture, at twice its size."""
     import vl_convert
 
-    return bytes(vl_convert.vegalite_to_png(drawable(spec), scale=2))
+    return bytes(vl_convert.svg_to_png(svg, scale=2))
+
+
+def _still(spec: Any) -> Any:
+    """The specification with a width of its own where it would take that of the page, and without what is only hovered over."""
+    fixed = {**spec, "width": STATIC_WIDTH} if spec.get("width") == "container" else spec
+    layers = fixed.get("layer")
+    return fixed if layers is None else {**fixed, "layer": [part for part in layers if part.get("name") != HOVERED]}
 
 
 def drawable(node: Any) -> Any:
