@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from harness.errors import ConfigError
 from harness.records import CellResult, Estimate, Finding
 from harness.stats import MIN_PAIRS, non_inferiority
+from harness.stats import estimate as estimate_of
 
 Part = Literal["value", "low", "high"]
 THRESHOLD = re.compile(
@@ -72,9 +73,28 @@ def _threshold(candidate: Candidate, metric: str, part: Part, sign: str, number:
     estimate = (candidate.result.metrics() | candidate.result.slice_metrics()).get(metric)
     if estimate is None:
         return f"{metric} was not measured"
+    if part != "value":
+        estimate = _by_clusters(candidate.result, metric, estimate)
     value = {"value": estimate.value, "low": estimate.low, "high": estimate.high}[part]
     name = metric if part == "value" else f"{metric}.{part}"
     return "" if SIGNS[sign](value, number) else f"{name} is {value:.3f}, not {sign} {number:g}"
+
+
+def _by_clusters(result: CellResult, metric: str, known: Estimate) -> Estimate:
+    """The estimate with bounds that know of examples which are not independent of each other."""
+    scores, clusters = per_example(result, metric), clusters_of(result, metric)
+    names = [clusters.get(item, item) for item in scores]
+    return known if len(set(names)) == len(names) else estimate_of(list(scores.values()), known.unscored, names)
+
+
+def scores_by_metric(result: CellResult) -> dict[str, dict[str, float]]:
+    """`suite.metric` -> example id -> score, without the unscored."""
+    found: dict[str, dict[str, float]] = {}
+    for suite in result.suites:
+        for score in suite.scores:
+            if score.value is not None:
+                found.setdefault(f"{suite.suite}.{score.metric}", {})[score.example_id] = score.value
+    return found
 
 
 def per_example(result: CellResult, metric: str) -> dict[str, float]:

@@ -22,7 +22,7 @@ class RankingRow(Record):
     difference_to_base: Estimate | None = None
     """Of the criterion, paired over the same examples; None where the base was not measured."""
     difference_to_best: Estimate | None = None
-    """Of the criterion, paired over the same examples; None for the best row itself."""
+    """Of the criterion, to the first row, paired over the same examples; None for the first row itself."""
     confirmed: Estimate | None = None
     """Of the criterion on examples that took no part in choosing; None outside the best set, or where none were kept."""
     probability_best: float | None = None
@@ -75,7 +75,7 @@ class Ranking(Record):
     num_confirm_examples: int = 0
     """Kept for the best set's final number."""
     num_seeds: int = 0
-    """Fewest of any row."""
+    """Fewest of any row that was trained; 0 where all are imported."""
     minimum_detectable_difference: float | None
     """Of the criterion, between two rows, at 80 % power; None with fewer than two rows."""
     optimism: float | None = None

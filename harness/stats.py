@@ -1,6 +1,7 @@
 """Intervals and paired comparisons."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +12,10 @@ from harness.records import Estimate
 
 CONFIDENCE = 0.95
 MIN_PAIRS = 6
+MAX_KEPT_DRAWS = 2_000_000
+"""Numbers; more are drawn anew every time, and not kept."""
+
+Array = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
@@ -26,25 +31,54 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     return Interval(float(bounds.low), float(bounds.high))
 
 
-def estimate(values: Sequence[float], unscored: int = 0) -> Estimate:
+def wilson_of_rate(rate: float, variance: float, n: int, num_clusters: int, z: float) -> Interval:
+    """Wilson interval of a rate whose variance is known: for as many independent examples as would have that variance.
+
+    A rate of 0 or 1 shows no variance at all; then every cluster counts as one example. After Franco, Little, Louis and Slud 2019 (PMC6690503).
+    """
+    effective = float(num_clusters) if rate in (0.0, 1.0) else min(rate * (1 - rate) / max(variance, 1e-12), n)
+    center = (rate + z**2 / (2 * effective)) / (1 + z**2 / effective)
+    half = z * np.sqrt(rate * (1 - rate) / effective + z**2 / (4 * effective**2)) / (1 + z**2 / effective)
+    low, high = max(0.0, float(center - half)), min(1.0, float(center + half))
+    return Interval(0.0 if rate == 0 else low, 1.0 if rate == 1 else high)
+
+
+def estimate(values: Sequence[float], unscored: int = 0, clusters: Sequence[str] = ()) -> Estimate:
     """Mean with its interval: Wilson where every value is 0 or 1, else Student's t.
 
-    One value alone has no spread to learn from: its interval is the value itself, and n says so.
+    One value alone has no spread to learn from: its interval is the value itself, and n says so. Values of one cluster
+    are not independent: the variance is that of the clusters' sums, and Wilson's interval takes the n that fits it.
+
+    Args:
+        values: one an example.
+        unscored: examples without a value.
+        clusters: one name a value; empty where all are independent.
     """
     array = np.asarray(values, dtype=float)
     mean, n = float(array.mean()), len(array)
-    if np.isin(array, (0.0, 1.0)).all():
+    is_rate, num_clusters = bool(np.isin(array, (0.0, 1.0)).all()), len(set(clusters)) or n
+    if is_rate and num_clusters == n:
         low, high = wilson(int(array.sum()), n)
-    else:
-        error = float(array.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
-        margin = error * float(stats.t.ppf(0.5 + CONFIDENCE / 2, max(n - 1, 1)))
-        low, high = mean - margin, mean + margin
+        return Estimate(value=mean, low=low, high=high, n=n, unscored=unscored)
+    sums = cluster_sums((array - mean)[None, :], clusters or tuple(map(str, range(n))))
+    variance = float((sums**2).sum()) * num_clusters / max(num_clusters - 1, 1) / n**2
+    margin = float(np.sqrt(variance) * stats.t.ppf(0.5 + CONFIDENCE / 2, max(num_clusters - 1, 1)))
+    low, high = mean - margin, mean + margin
+    if is_rate:
+        z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
+        low, high = wilson_of_rate(mean, (margin / z) ** 2, n, num_clusters, z)
     return Estimate(value=mean, low=low, high=high, n=n, unscored=unscored)
 
 
-def bootstrap_means(
-    values: NDArray[np.float64], clusters: Sequence[str], *, resamples: int, seed: int
-) -> NDArray[np.float64]:
+def cluster_sums(values: Array, clusters: Sequence[str]) -> Array:
+    """Sums over the items of each cluster: (num_rows, num_items) -> (num_rows, num_clusters)."""
+    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(names) == values.shape[1]:
+        return values
+    return np.stack([np.bincount(index, weights=row, minlength=len(names)) for row in values])
+
+
+def bootstrap_means(values: Array, clusters: Sequence[str], *, resamples: int, seed: int) -> Array:
     """Means of resampled rows, whole clusters at a time.
 
     Args:
@@ -57,13 +91,19 @@ def bootstrap_means(
     """
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
     num_clusters = int(index.max()) + 1
-    sums = np.zeros((values.shape[0], num_clusters))
-    for row, row_values in enumerate(values):
-        sums[row] = np.bincount(index, weights=row_values, minlength=num_clusters)
+    sums = cluster_sums(values, clusters)
     sizes = np.bincount(index, minlength=num_clusters).astype(float)
-    draws = np.random.default_rng(seed).multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), resamples)
-    means: NDArray[np.float64] = (draws @ sums.T) / (draws @ sizes)[:, None]  # (resamples, num_rows)
+    draw = _draws if num_clusters * resamples <= MAX_KEPT_DRAWS else _draws.__wrapped__
+    draws = draw(num_clusters, resamples, seed)
+    means: Array = (draws @ sums.T) / (draws @ sizes)[:, None]  # (resamples, num_rows)
     return means
+
+
+@lru_cache(maxsize=4)
+def _draws(num_clusters: int, resamples: int, seed: int) -> Array:
+    """How often every cluster is drawn, the same for all that is compared over so many: (resamples, num_clusters)."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), resamples).astype(float)
 
 
 class PairedDifference(NamedTuple):
@@ -76,7 +116,12 @@ class PairedDifference(NamedTuple):
 
 
 def paired_difference(
-    a: Sequence[float], b: Sequence[float], clusters: Sequence[str], *, resamples: int = 10_000, seed: int = 0
+    a: Sequence[float] | Array,
+    b: Sequence[float] | Array,
+    clusters: Sequence[str],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> PairedDifference:
     """Paired bootstrap over clusters of items (Efron and Tibshirani 1993, percentile interval)."""
     difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
@@ -84,6 +129,25 @@ def paired_difference(
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     tail = min((means <= 0).sum() + 1, (means >= 0).sum() + 1) / (resamples + 1)
     return PairedDifference(float(difference.mean()), float(low), float(high), float(min(1.0, 2 * tail)))
+
+
+def paired_rates(gained: int, lost: int, n: int) -> PairedDifference:
+    """Exact McNemar test of scores of 0 and 1, with an interval that is never surer than it.
+
+    The interval is Tango's, widened to the exact one of the share of gains among the changes.
+
+    Args:
+        gained: pairs in which only the first is 1.
+        lost: pairs in which only the second is 1.
+        n: all pairs.
+    """
+    changed = gained + lost
+    score = tango(gained, lost, n, confidence=(1 + CONFIDENCE) / 2)
+    if not changed:
+        return PairedDifference(0.0, score.low, score.high, 1.0)
+    test = stats.binomtest(gained, changed)
+    low, high = ((2 * float(share) - 1) * changed / n for share in test.proportion_ci(CONFIDENCE, method="exact"))
+    return PairedDifference((gained - lost) / n, min(score.low, low), max(score.high, high), float(test.pvalue))
 
 
 class NonInferiority(NamedTuple):
@@ -136,15 +200,16 @@ def non_inferiority(
     return NonInferiority(verdict, float((a - b).mean()), low, high, margin)
 
 
-def tango(gained: int, lost: int, n: int) -> Interval:
-    """One-sided 95 % bounds of a difference of paired rates, by the score test (Tango 1998).
+def tango(gained: int, lost: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """One-sided bounds of a difference of paired rates, by the score test (Tango 1998).
 
     Args:
         gained: pairs in which only the first is 1.
         lost: pairs in which only the second is 1.
         n: all pairs.
+        confidence: of each bound; 0.975 for a two-sided 95 % interval.
     """
-    z = float(stats.norm.ppf(CONFIDENCE))
+    z = float(stats.norm.ppf(confidence))
 
     def score(difference: float) -> float:
         b = -gained - lost + (2 * n - gained + lost) * difference
@@ -159,7 +224,7 @@ def tango(gained: int, lost: int, n: int) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _student(differences: NDArray[np.float64]) -> Interval:
+def _student(differences: Array) -> Interval:
     error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
     margin = error * float(stats.t.ppf(CONFIDENCE, len(differences) - 1))
     return Interval(float(differences.mean()) - margin, float(differences.mean()) + margin)

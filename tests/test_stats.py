@@ -22,6 +22,35 @@ def test_estimate_of_a_continuous_score_is_students_t() -> None:
     assert (result.n, result.unscored) == (5, 2)
 
 
+def test_clustered_values_are_as_many_as_their_clusters() -> None:
+    """Every value twice: mean and interval are those of the single values."""
+    once, clusters = [1.0, 2.0, 3.0, 4.0, 5.5], [str(i) for i in range(5)]
+    twice = stats.estimate([v for v in once for _ in range(2)], clusters=[c for c in clusters for _ in range(2)])
+    alone = stats.estimate(once)
+    assert (twice.value, twice.low, twice.high) == pytest.approx((alone.value, alone.low, alone.high))
+    assert twice.n == 10
+
+
+def test_rates_of_clusters_stay_between_0_and_1() -> None:
+    clusters = [str(i // 10) for i in range(200)]
+    full = stats.estimate([1.0] * 200, clusters=clusters)
+    assert (full.low, full.high) == pytest.approx((stats.wilson(20, 20).low, 1.0))
+    rates = stats.estimate([1.0] * 190 + [0.0] * 10, clusters=clusters)
+    assert 0.6 < rates.low < 0.85 and 0.95 < rates.high < 1
+
+
+def test_known_variance_of_a_rate_gives_wilsons_interval() -> None:
+    rate, n = 0.3, 100
+    found = stats.wilson_of_rate(rate, rate * (1 - rate) / n, n, n, 1.959964)
+    assert found == pytest.approx(stats.wilson(30, 100), abs=1e-6)
+
+
+def test_paired_rates_that_never_change_prove_little() -> None:
+    found = stats.paired_rates(0, 0, 40)
+    assert (found.mean, found.p_value) == (0.0, 1.0)
+    assert found.low == pytest.approx(-(1.959964**2) / (40 + 1.959964**2), abs=1e-5)
+
+
 def test_holm_of_a_worked_example() -> None:
     # p = .01, .04, .03: times 3, 2, 1 in ascending order, made monotone: .03, .06, .06.
     adjusted = stats.holm({(0, 1): 0.01, (0, 2): 0.04, (1, 2): 0.03})

@@ -3,9 +3,9 @@
 import click
 
 from harness.cli.options import experiment_argument, json_option
-from harness.cli.tables import ranking_json, ranking_table
+from harness.cli.ranking_table import ranking_json, ranking_table
 from harness.collect import collect, rank_experiment
-from harness.plan import plan_experiment
+from harness.recorded import find_plan
 
 
 @click.command("rank", short_help="Rank an experiment from its records.")
@@ -18,9 +18,11 @@ from harness.plan import plan_experiment
 def command(experiment: str, overrides: tuple[str, ...], as_json: bool, by: str | None, gates: tuple[str, ...]) -> None:
     """Rank EXPERIMENT from its records, without training or evaluating.
 
+    Where it was trained elsewhere, they come from the tracking server (MLFLOW_TRACKING_URI).
+
     Example: harness rank quickstart --by template_adherence.all
     """
-    made = plan_experiment(experiment, overrides)
+    made = find_plan(experiment, overrides)
     changes = ({"by": by} if by else {}) | ({"gates": gates} if gates else {})
     ranked_by = made.config.ranking.model_copy(update=changes)
     changed = made._replace(config=made.config.model_copy(update={"ranking": ranked_by}))

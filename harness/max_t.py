@@ -1,0 +1,169 @@
+"""All comparisons at once: step-down max-T, simultaneous intervals, and what choosing the best does to its score."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from harness.crossed import Spread, chi_squares
+from harness.stats import Array, holm
+
+Indices = NDArray[np.intp]
+
+CHUNK = 1000
+"""Draws in memory at a time: 1000 x 1770 pairs of 60 configurations take 14 MB."""
+
+
+class Comparisons(NamedTuple):
+    """All pairs of configurations."""
+
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+    adjusted: Array
+    """(num_pairs,): family-wise p-values of the step-down max-T test."""
+    adjusted_by_holm: Array
+    """(num_pairs,): the same by Holm's correction, as a cross-check."""
+    critical: float
+    """Standard errors that a simultaneous interval reaches from each mean."""
+
+    def better(self, means: Array, alpha: float, by_holm: bool = False) -> list[tuple[int, int]]:
+        """Pairs (i, j) in which i is better than j."""
+        found = self.adjusted_by_holm if by_holm else self.adjusted
+        pairs = zip(self.first, self.second, found, strict=True)
+        return [(i, j) if means[i] > means[j] else (j, i) for i, j, p in pairs if p < alpha]
+
+
+def compare_all(
+    spread: Spread, scores: Sequence[Array], clusters: Sequence[str], *, alpha: float, resamples: int, seed: int = 0
+) -> Comparisons:
+    """Step-down max-T over all pairs of means (Westfall and Young 1993, algorithm 2.8; Romano and Wolf 2005).
+
+    The draws carry the covariance over items, the plausible seed variances and both degrees of freedom.
+
+    Args:
+        spread: of the configurations.
+        scores: what it was made of; single runs of independent 0 and 1 are never told apart surer than by McNemar's test.
+        clusters: one name an item.
+        alpha: of the simultaneous intervals.
+        resamples: draws.
+        seed: of the draws.
+    """
+    first, second = np.triu_indices(len(spread.means), k=1)
+    observed, errors, p_values = _pairs(spread, first, second)
+    if len(set(clusters)) == len(clusters):
+        exact = _mcnemar(scores, first, second)
+        p_values = np.maximum(p_values, exact)
+        observed = np.minimum(observed, stats.t.isf(exact / 2, spread.freedom_of_items))
+    order = np.argsort(-observed)
+    inverse = np.divide(1.0, errors, out=np.zeros_like(errors), where=errors > 0)
+    own = np.sqrt(np.diag(spread.covariance))
+    own_inverse = np.divide(1.0, own, out=np.zeros_like(own), where=own > 0)
+    exceeded, largest = np.zeros(len(order)), []
+    for drawn in _draws(spread, resamples, seed):  # (CHUNK, num_configs)
+        largest.append(np.abs(drawn * own_inverse).max(axis=1))
+        if len(order):
+            t = np.abs(drawn[:, first[order]] - drawn[:, second[order]]) * inverse[order]
+            successive = np.maximum.accumulate(t[:, ::-1], axis=1)[:, ::-1]
+            exceeded += (successive >= observed[order]).sum(axis=0)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.maximum.accumulate((exceeded + 1) / (resamples + 1))
+    corrected = holm({(int(i), int(j)): float(p) for i, j, p in zip(first, second, p_values, strict=True)})
+    by_holm = np.array([corrected[int(i), int(j)] for i, j in zip(first, second, strict=True)])
+    critical = float(np.quantile(np.concatenate(largest), 1 - alpha))
+    return Comparisons(tuple(map(int, first)), tuple(map(int, second)), adjusted, by_holm, critical)
+
+
+def _pairs(spread: Spread, first: Indices, second: Indices) -> tuple[Array, Array, Array]:
+    """Statistic, standard error and unadjusted p-value of every pair."""
+    items = np.diag(spread.items)
+    variance = items[first] + items[second] - 2 * spread.items[first, second]  # (num_pairs,)
+    # What rounding leaves between two rows of the same scores would be divided by.
+    variance[variance < 1e-12 * (items[first] + items[second])] = 0.0
+    weights = spread.seed_weights[first] + spread.seed_weights[second]
+    noise = spread.noise
+    errors = np.sqrt(variance + weights * (noise.variance if noise else 0.0))
+    gaps = np.abs(spread.means[first] - spread.means[second])
+    gaps[gaps < 1e-12] = 0.0
+    # Scores without any spread differ surely or not at all.
+    observed = np.divide(gaps, errors, out=np.where(gaps > 0, np.inf, 0.0), where=errors > 0)
+    plausible = noise.plausible(chi_squares(noise.freedom)) if noise else np.zeros(1)
+    scales = np.sqrt(variance[:, None] + weights[:, None] * plausible)  # (num_pairs, num_plausible)
+    ratios = np.divide(gaps[:, None], scales, out=np.full_like(scales, np.inf), where=scales > 0)
+    ratios[gaps == 0] = 0.0
+    return observed, errors, 2 * special.stdtr(spread.freedom_of_items, -ratios).mean(axis=1)
+
+
+def _mcnemar(scores: Sequence[Array], first: Indices, second: Indices) -> Array:
+    """Exact McNemar p-value of each pair of single runs of 0 and 1; 0, which limits nothing, for every other pair."""
+    single = np.array([len(s) == 1 and bool(np.isin(s, (0.0, 1.0)).all()) for s in scores])
+    right = np.stack([s[0] for s in scores])  # (num_configs, num_items)
+    gained = right @ (1 - right).T
+    wins, losses = gained[first, second], gained[second, first]
+    exact = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(wins, losses), wins + losses, 0.5))
+    return np.where(single[first] & single[second], exact, 0.0)
+
+
+def _draws(spread: Spread, resamples: int, seed: int) -> Iterator[Array]:
+    """Deviations of the means from the truth that the scores are compatible with, (at most CHUNK, num_configs) at a time."""
+    rng = np.random.default_rng(seed)
+    root, freedom = _root(spread.items), spread.freedom_of_items
+    for start in range(0, resamples, CHUNK):
+        size = min(CHUNK, resamples - start)
+        drawn = rng.standard_normal((size, len(root))) @ root.T
+        drawn *= np.sqrt(freedom / rng.chisquare(freedom, size))[:, None]
+        if spread.noise:
+            plausible = spread.noise.plausible(rng.chisquare(spread.noise.freedom, size))  # (size,)
+            drawn += rng.standard_normal(drawn.shape) * np.sqrt(plausible[:, None] * spread.seed_weights)
+        yield drawn
+
+
+def _root(covariance: Array) -> Array:
+    """A matrix whose product with its transpose is the covariance, be it singular."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: Array = vectors * np.sqrt(np.maximum(values, 0.0))
+    return root
+
+
+class Selection(NamedTuple):
+    """What choosing the best does."""
+
+    probability_best: Array
+    """(num_configs,): share of the draws around the means in which each comes first."""
+    optimism: float
+    """By how much the best of the candidates looks better than it is, if they are equal."""
+    optimism_of_seeds: float
+    """The part of it that fresh examples leave: the luck of its training seeds."""
+
+
+def selection(spread: Spread, candidates: Sequence[int], *, resamples: int, seed: int = 0) -> Selection:
+    """Luck of the winner, by draws with the estimated covariance.
+
+    Args:
+        spread: of the configurations.
+        candidates: those that could have been the best; rows that are surely worse had no chance.
+        resamples: draws.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    items = rng.standard_normal((resamples, len(spread.means))) @ _root(spread.items).T
+    variance = spread.noise.variance if spread.noise else 0.0
+    seeds = rng.standard_normal(items.shape) * np.sqrt(spread.seed_weights * variance)
+    total = items + seeds  # (resamples, num_configs)
+    first = (total + spread.means).argmax(axis=1)
+    chosen = np.asarray(candidates)[total[:, candidates].argmax(axis=1)]
+    rows = np.arange(resamples)
+    common = total[:, candidates].mean()
+    return Selection(
+        np.bincount(first, minlength=len(spread.means)) / resamples,
+        float(total[rows, chosen].mean() - common),
+        float(seeds[rows, chosen].mean() - seeds[:, candidates].mean()),
+    )
+
+
+def minimum_detectable(spread: Spread, i: int, j: int) -> float:
+    """Smallest true difference of two configurations that is found with 80 % power at the 5 % level, tested alone."""
+    c = spread.covariance
+    error = np.sqrt(max(c[i, i] + c[j, j] - 2 * c[i, j], 0.0))
+    return float((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * error)
