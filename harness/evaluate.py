@@ -44,15 +44,16 @@ def evaluate(
     seconds = time.monotonic() - started
     logger.info("%s: %d examples in %.1f s", options.label, len(examples), seconds)
     slices = {example.id: tuple(_slice_name(name) for name in example.slices) for example in examples}
+    clusters = {example.id: example.cluster or example.id for example in examples}
     return SuiteResult(
         suite=options.label,
         kind=suite.name,
         version=suite.version,
         digest=key,
-        metrics=_metrics(chosen.names, scores),
-        slice_metrics=_slice_metrics(chosen.names, scores, slices),
+        metrics=_metrics(chosen.names, scores, clusters),
+        slice_metrics=_slice_metrics(chosen.names, scores, slices, clusters),
         scores=tuple(scores),
-        clusters={example.id: example.cluster or example.id for example in examples},
+        clusters=clusters,
         slices=slices,
         seconds=seconds,
     )
@@ -146,24 +147,25 @@ def _mean_score(scorer: Scorer, item: Measurement) -> Score | None:
     return given[0].model_copy(update={"value": sum(values) / len(values) if values else None, "failure": failure})
 
 
-def _metrics(names: Sequence[str], scores: Sequence[Score]) -> dict[str, Estimate]:
+def _metrics(names: Sequence[str], scores: Sequence[Score], clusters: Mapping[str, str]) -> dict[str, Estimate]:
     """An estimate of every metric that was scored at all."""
     metrics = {}
     for name in names:
-        values = [score.value for score in scores if score.metric == name]
-        scored = [value for value in values if value is not None]
-        if scored:
-            metrics[name] = estimate(scored, len(values) - len(scored))
+        given = [score for score in scores if score.metric == name]
+        values = [score.value for score in given if score.value is not None]
+        if values:
+            alike = [clusters[score.example_id] for score in given if score.value is not None]
+            metrics[name] = estimate(values, len(given) - len(values), alike)
     return metrics
 
 
 def _slice_metrics(
-    names: Sequence[str], scores: Sequence[Score], slices: Mapping[str, tuple[str, ...]]
+    names: Sequence[str], scores: Sequence[Score], slices: Mapping[str, tuple[str, ...]], clusters: Mapping[str, str]
 ) -> dict[str, Estimate]:
     """The same for the examples of every slice, as `metric.slice`."""
     found: dict[str, Estimate] = {}
     for kind in sorted({kind for kinds in slices.values() for kind in kinds}):
-        inside = _metrics(names, [score for score in scores if kind in slices[score.example_id]])
+        inside = _metrics(names, [score for score in scores if kind in slices[score.example_id]], clusters)
         found |= {f"{name}.{kind}": value for name, value in inside.items()}
     return found
 

@@ -53,7 +53,7 @@ def answered(examples: list[Example], answers: Mapping[str, str], folder: Path, 
         suite,
         options(**given),
         examples,
-        PredictedAnswers(Predictions(generations, is_in_order=False)),
+        PredictedAnswers(Predictions(generations, is_in_order=False, source="answers")),
         CellFolder(folder),
     )
 

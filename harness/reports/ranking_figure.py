@@ -75,11 +75,11 @@ def _words(ranking: Ranking) -> str:
     best = [row for row in ranking.rows if row.in_best_set]
     said = [f"{ranking.criterion} of {counted(len(ranking.rows), 'ranked configuration')} with intervals and ranks."]
     if best:
-        said.append(f"Highest: {best[0].name}, {estimated(_estimate(best[0], ranking.criterion))}.")
+        said.append(f"First: {best[0].name}, {estimated(_estimate(best[0], ranking.criterion))}.")
         said.append(f"{counted(len(best), 'row')} in the best set" + (": " + ", ".join(row.name for row in best[:5]) if len(best) <= 5 else "") + ".")  # fmt: skip
     if len(ranking.rows) > 1:
         last = ranking.rows[-1]
-        said.append(f"Lowest: {last.name}, {estimated(_estimate(last, ranking.criterion))}.")
+        said.append(f"Last: {last.name}, {estimated(_estimate(last, ranking.criterion))}.")
     if ranking.excluded:
         said.append(f"{counted(len(ranking.excluded), 'cell')} not ranked.")
     known = [row for row in ranking.references if ranking.criterion in row.metrics]
