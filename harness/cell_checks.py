@@ -30,7 +30,7 @@ class CellCheck(Record):
     seconds: float | None = None
     """Estimated time of training, where a probe was timed."""
     data_report: str = ""
-    """File of the report on its rows."""
+    """Digest that names the report on its rows in the folder of the experiment."""
 
     def messages(self, severity: Literal["warning", "error"]) -> tuple[str, ...]:
         """The problems of one severity."""

@@ -1,18 +1,22 @@
 """All that is known of an experiment, from its records alone: results, findings, ranking."""
 
+import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from harness.diagnose.cell import diagnose_cell
+from harness.diagnose.kept import recorded_findings
 from harness.diagnose.siblings import siblings
 from harness.errors import ConfigError
 from harness.grid import Cell
-from harness.plan import Plan
+from harness.plan import Plan, is_evaluated
+from harness.predicted import answers_findings, missing_answers, score_row
 from harness.rank_cells import rank
 from harness.ranking import Exclusion, Ranking
 from harness.records import CellResult, Finding, untouched_bases
-from harness.store import ExperimentFolder, read_record
+from harness.store import ExperimentFolder, read_record, write_record
+from harness.tracking.base import NullTracker
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,25 @@ def collect(made: Plan) -> Collected:
 
     Raises: ConfigError: no cell has been run.
     """
+    with _no_garbage_collection():
+        return _collect(made)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Scores by the hundred thousand hold no cycles, and looking for some takes most of the time of reading them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _collect(made: Plan) -> Collected:
+    if made.config.is_predictions_alone:
+        return _collect_predictions(made)
 
     def results(cells: Sequence[Cell]) -> list[CellResult]:
         files = [made.folder.cell(cell.id).result for cell in cells]
@@ -40,15 +63,25 @@ def collect(made: Plan) -> Collected:
     references = [*own, *_imported(made.folder, [*own, *cells])]
     if not cells:
         raise ConfigError(f"experiment {made.config.name!r} has no results yet; start it with `harness run`")
-    bases = untouched_bases(references)
-    related = siblings(made.folder, cells)
-    findings = {
-        result.cell: diagnose_cell(
-            made.folder.cell(result.cell), result, bases.get(result.base), related.get(result.cell, ())
-        )
-        for result in cells
-    }
+    findings = recorded_findings(made.folder, cells, untouched_bases(references), siblings(made.folder, cells))
     return Collected(cells, references, findings)
+
+
+def _collect_predictions(made: Plan) -> Collected:
+    """Predictions are all there is to rank; those that were not scored yet are scored now, which takes no model."""
+    folders = [made.folder.cell(row.id) for row in made.references]
+    for row, folder in zip(made.references, folders, strict=True):
+        if not made.is_recorded and not is_evaluated(made, row):
+            write_record(folder.result, score_row(row, made.config.evals, folder, NullTracker()))
+    folders = [folder for folder in folders if folder.result.exists()]
+    rows = [read_record(folder.result, CellResult) for folder in folders]
+    later = _imported(made.folder, rows)
+    folders += [made.folder.imported(row.name) for row in later]
+    rows += later
+    findings = {
+        row.cell: answers_findings(row.name, folder, row.suites) for row, folder in zip(rows, folders, strict=True)
+    }
+    return Collected(rows, [], findings)
 
 
 def _imported(folder: ExperimentFolder, beside: Sequence[CellResult]) -> list[CellResult]:
@@ -80,7 +113,11 @@ def rank_experiment(made: Plan, collected: Collected) -> Ranking:
     absent = [
         f"{cell.name} was not evaluated yet; start it with `harness run`"
         for cell in made.references
-        if cell.id not in asked
+        if cell.id not in asked and not made.config.is_predictions_alone
     ]
-    update = {"excluded": (*ranking.excluded, *missing), "caveats": (*ranking.caveats, *absent)}
+    unanswered = missing_answers(collected.cells, made.config.ranking.by) if made.config.is_predictions_alone else ()
+    update = {
+        "excluded": (*ranking.excluded, *missing),
+        "caveats": (*ranking.caveats, *absent, *unanswered),
+    }
     return ranking.model_copy(update=update)

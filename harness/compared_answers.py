@@ -92,7 +92,7 @@ def _told(scored: tuple[_Scored, _Scored], suite: str, metric: str, example: str
         suite=suite,
         metric=metric,
         example_id=example,
-        prompt=_prompt(asked) if asked else given.prompt,
+        prompt=asked_text(asked) if asked else given.prompt,
         reference=asked.reference if asked else None,
         difference=a.score - b.score,
         a=a,
@@ -100,7 +100,7 @@ def _told(scored: tuple[_Scored, _Scored], suite: str, metric: str, example: str
     )
 
 
-def _prompt(asked: Example) -> str:
+def asked_text(asked: Example) -> str:
     """What was asked, turn by turn where there are several."""
     if len(asked.turns) == 1:
         return asked.turns[0].content

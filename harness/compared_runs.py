@@ -29,7 +29,7 @@ from harness.store import (
     restored_root,
 )
 from harness.suite import load_suite, suite_examples
-from harness.targets import MLFLOW_ID, FoundCell, find_cell
+from harness.targets import MLFLOW_ID, FoundCell, find_cell, open_cell
 
 PREDICTION_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 MIN_ID = 4
@@ -95,7 +95,9 @@ def sides_of(targets: Sequence[str], ruler: Ruler, experiment: str | None) -> li
 
     Raises: HarnessError: a target is unknown, or two are the same.
     """
-    known = {target: _known(target) for target in targets if not _is_file(target)}
+    recorded = [target for target in targets if not _is_file(target)]
+    here = list(_results(None)) if recorded else []
+    known = {target: _known(target, here) for target in recorded}
     beside = next(iter(known.values()), None)
     sides = [known[target] if target in known else _predicted(target, ruler, beside, experiment) for target in targets]
     _check_distinct(sides)
@@ -129,19 +131,20 @@ def _with_own_names(sides: Sequence[Side]) -> list[Side]:
     return [side._replace(name=name) for side, name in zip(sides, ids, strict=True)]
 
 
-def _known(target: str) -> Side:
-    """A cell, a configuration, or a reference."""
+def _known(target: str, here: Sequence["_Match"]) -> Side:
+    """A cell, a configuration, or a reference; `here` is all that was trained or scored in this folder."""
     run_id = MLFLOW_ID.fullmatch(target)
-    found = _called(run_id[1] if run_id else target) or _fetched(target, run_id[1] if run_id else target)
+    wanted = run_id[1] if run_id else target
+    found = _called(wanted, here) or _fetched(target, wanted, here)
     _check_one(target, found)
-    cells = [_opened(folder, path) for folder, path, _ in found]
+    cells = [_opened(match, here) for match in found]
     experiment = found[0][0].path
     finished = [cell for cell in cells if cell.result.suites]
     if not finished:
         failed = cells[0].result
         reason = f"failed while {failed.stage}: {failed.error}" if failed.status == "failed" else "was asked nothing"
         raise ConfigError(f"{target}: {failed.name} {reason}; there is nothing to compare")
-    parts = tuple(sorted(map(_part, finished), key=lambda part: part.result.seed or 0))
+    parts = tuple(sorted(map(part_of, finished), key=lambda part: part.result.seed or 0))
     first = parts[0].result
     is_configuration = len(cells) > 1
     return Side(
@@ -149,7 +152,7 @@ def _known(target: str) -> Side:
         name=_stem(first.name) if is_configuration else first.name,
         kind="reference" if first.reference else "configuration" if is_configuration else "cell",
         experiment=experiment.name,
-        criterion=_criterion(ExperimentFolder(experiment)),
+        criterion=criterion_of(cells[0].folder),
         parts=parts,
         notes=tuple(f"{cell.result.name} failed and is left out." for cell in cells if not cell.result.suites),
     )
@@ -171,12 +174,12 @@ def _stem(name: str) -> str:
     return name.rpartition(",seed=")[0] or name
 
 
-def _called(wanted: str) -> list[_Match]:
+def _called(wanted: str, here: Sequence[_Match]) -> list[_Match]:
     """The cells with this name, id, start of an id or run id; of a name without its seed, all of them.
 
     Those of the trainings in this folder, else of what was fetched from a tracking server.
     """
-    return [match for match in _results(None) if _is_called(wanted, match)] or [
+    return [match for match in here if _is_called(wanted, match)] or [
         match for match in _results(restored_root()) if _is_called(wanted, match)
     ]
 
@@ -188,7 +191,7 @@ def _is_called(wanted: str, match: _Match) -> bool:
     return called in names or (len(called) >= MIN_ID and result.cell.startswith(called))
 
 
-def _fetched(target: str, wanted: str) -> list[_Match]:
+def _fetched(target: str, wanted: str, here: Sequence[_Match]) -> list[_Match]:
     """The same after a look at the tracking server; names that are nearly the same are told where there is none.
 
     Raises: ConfigError: there is none.
@@ -196,11 +199,11 @@ def _fetched(target: str, wanted: str) -> list[_Match]:
     try:
         find_cell(target)
     except ConfigError as error:
-        if found := _called(wanted):
+        if found := _called(wanted, here):
             return found  # the seeds of a configuration, which is no cell
-        names = {name for _, _, result in _results(None) for name in (result.name, _stem(result.name))}
+        names = {name for _, _, result in here for name in (result.name, _stem(result.name))}
         raise ConfigError(f"{error}{did_you_mean(target.rpartition('/')[2], sorted(names))}") from error
-    return _called(wanted)
+    return _called(wanted, here)
 
 
 def _check_one(target: str, found: Sequence[_Match]) -> None:
@@ -209,13 +212,21 @@ def _check_one(target: str, found: Sequence[_Match]) -> None:
         raise ConfigError(f"{target}: several configurations have this name: {listed}; give one of these")
 
 
-def _opened(folder: ExperimentFolder, path: Path) -> FoundCell:
-    if path.parent.parent.name == "cells":
-        return find_cell(f"{folder.path.name}/{path.parent.name}")
-    return FoundCell(read_record(path, CellResult), CellFolder(path.parent), ())
+def _opened(match: _Match, here: Sequence[_Match]) -> FoundCell:
+    folder, path, result = match
+    if not _is_cell(match):
+        return FoundCell(result, CellFolder(path.parent), ())
+    beside = [other[2] for other in here if other[0].path == folder.path and _is_cell(other)]
+    # What was fetched from a tracking server isn't here.
+    return open_cell(folder, result, beside) if beside else find_cell(f"{folder.path.name}/{result.cell}")
 
 
-def _part(cell: FoundCell) -> Part:
+def _is_cell(match: _Match) -> bool:
+    return match[1].parent.parent.name == "cells"
+
+
+def part_of(cell: FoundCell) -> Part:
+    """A cell with what it left behind."""
     folder, suites = cell.folder, cell.result.suites
     spec = read_record(folder.spec, CellSpec) if folder.spec.exists() else None
     return Part(
@@ -233,10 +244,12 @@ def _first_answers(path: Path) -> dict[str, Generation]:
     return {line.example_id: line for line in read_lines(path, Generation) if line.sample == 0}
 
 
-def _criterion(folder: ExperimentFolder) -> str:
-    if not folder.config.exists():
+def criterion_of(cell: CellFolder) -> str:
+    """The metric that the experiment of a cell ranks by; empty where that isn't known."""
+    config = ExperimentFolder(cell.path.parent.parent).config
+    if not config.exists():
         return ""
-    ranking = json.loads(folder.config.read_text(encoding="utf-8"))["config"].get("ranking", {})
+    ranking = json.loads(config.read_text(encoding="utf-8"))["config"].get("ranking", {})
     return RankingConfig.model_validate(ranking).by
 
 

@@ -2,29 +2,32 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from harness.cell_checks import CellCheck, cells_by_message
-from harness.collect import collect, rank_experiment
+from harness.collect import Collected, collect, rank_experiment
 from harness.config import tracking_uri
 from harness.errors import ConfigError
 from harness.grid import Cell, CellSpec
 from harness.launch import local
 from harness.plan import Plan, check_plan, check_tests, is_done
+from harness.predicted import score_and_log
 from harness.ranking import Ranking
-from harness.records import CellResult, Finding
+from harness.recorded import write_plan
+from harness.records import CellResult
 from harness.reports.write import write_reports
 from harness.store import (
     CellFolder,
     ExperimentFolder,
     experiment_folder,
+    read_record,
     write_record,
-    write_text,
 )
-from harness.tracking import connection, experiment_run
+from harness.tracking import connection, experiment_run, outcomes, record_files
+from harness.tracking.base import RunStatus
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +42,9 @@ class Progress:
 
 
 def run_experiment(
-    made: Plan, show: Callable[[Progress], None], warn: Callable[[str], None], *, strict: bool = False
-) -> tuple[Ranking, bool]:
+    made: Plan, show: Callable[[Progress], None], warn: Callable[[str], None], *, strict: bool = False,
+    only: Container[str] | None = None,
+) -> tuple[Ranking, bool]:  # fmt: skip
     """Trains and evaluates what is not done yet, ranks everything, writes the report; whether no cell failed.
 
     Args:
@@ -48,10 +52,12 @@ def run_experiment(
         show: is told whenever a worker starts or ends.
         warn: is told what preflight finds, one sentence each.
         strict: start nothing where preflight finds anything at all.
+        only: ids of the cells and references that may be started; None: all.
 
     Raises: HarnessError: something is wrong with every cell before anything was started.
     """
-    todo = [cell for cell in made.everything() if not is_done(made, cell)]
+    allowed = [cell for cell in made.everything() if only is None or cell.id in only]
+    todo = [cell for cell in allowed if not is_done(made, cell)]
     if todo:
         checks = check_plan(made._replace(cells=tuple(c for c in made.cells if c in todo) or made.cells[:1]), deep=True)
         refused = _refused(checks, warn, strict=strict)
@@ -62,7 +68,15 @@ def run_experiment(
             for cell_id, check in checks.items():
                 write_record(made.folder.cell(cell_id).check, check)
             _start(made, [cell for cell in todo if cell.id not in refused], show)
-    return finish(made, changed=bool(todo))
+    try:
+        return finish(made, changed=bool(todo))
+    except BaseException as error:
+        # The parent run is open, and nobody else will end it.
+        if todo:
+            status: RunStatus = "FAILED" if isinstance(error, Exception) else "KILLED"
+            parent = made.folder.parent_run_id.read_text().strip()
+            connection.deliver("status", lambda: experiment_run.end_run(parent, status))
+        raise
 
 
 def _refused(checks: Mapping[str, CellCheck], warn: Callable[[str], None], *, strict: bool) -> set[str]:
@@ -101,26 +115,41 @@ def _refusal(cell: Cell, check: CellCheck) -> CellResult:
 def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -> None:
     config, folder = made.config, made.folder
     experiment_id = connection.connect(tracking_uri(config.tracking), config.name)
-    public = json.loads(config.model_dump_json())
-    if config.tracking.uri:
-        public["tracking"]["uri"] = connection.without_password(config.tracking.uri)
-    write_text(folder.config, json.dumps({"config": public}))
-    parent = experiment_run.open_parent_run(folder, experiment_id, config.name, public)
+    parent = experiment_run.open_parent_run(folder, experiment_id, config.name, write_plan(made))
     processes = config.launch.processes_per_cell
     devices, threads = local.slots(config.launch.max_workers, processes)
     for cell in todo:
         spec = CellSpec(
             cell=cell, experiment=config.name, evals=config.evals, parent_run_id=parent,
             system_metrics=config.tracking.system_metrics, num_threads=threads,
+            criterion=config.ranking.by, failing_traces=config.tracking.failing_traces,
         )  # fmt: skip
         target = folder.cell(cell.id)
         target.result.unlink(missing_ok=True)
         write_record(target.spec, spec)
+    record_files.log_experiment(parent, folder, [cell.id for cell in made.everything()])
     try:
-        _follow(made, todo, devices, show)
+        if config.is_predictions_alone:
+            _score_here(made, todo, show)
+        else:
+            _follow(made, todo, devices, show)
     except BaseException:
         experiment_run.end_run(parent, "KILLED")
         raise
+
+
+def _score_here(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -> None:
+    """Predictions are scored in less time than a worker takes to start."""
+    states = {row.id: "waiting" if row in todo else "reused" for row in made.everything()}
+    for row in todo:
+        folder = made.folder.cell(row.id)
+        states[row.id] = "running"
+        show(Progress(made, dict(states)))
+        # Nothing to measure of a machine that only compares texts.
+        spec = read_record(folder.spec, CellSpec).model_copy(update={"system_metrics": False})
+        score_and_log(spec, folder)
+        states[row.id] = "finished"
+        show(Progress(made, dict(states)))
 
 
 def _follow(made: Plan, todo: Sequence[Cell], devices: Sequence[str], show: Callable[[Progress], None]) -> None:
@@ -159,6 +188,7 @@ def _record_death(folder: CellFolder, cell: Cell, exit_code: int) -> None:
     )  # fmt: skip
     write_record(folder.result, result)
     if run_id:
+        record_files.log_cell(run_id, folder, result)
         experiment_run.end_run(run_id, "FAILED")
 
 
@@ -172,7 +202,7 @@ def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
         return ranking, no_failure
     write_record(made.folder.ranking, ranking)
     files = write_reports(made.config, made.folder, ranking, cells, references, findings)
-    _log(made, ranking, cells, findings, files, failed=not no_failure)
+    _log(made, ranking, collected, files, failed=not no_failure)
     return ranking, no_failure
 
 
@@ -181,19 +211,18 @@ def _is_known(folder: ExperimentFolder, ranking: Ranking) -> bool:
     return folder.ranking.exists() and folder.ranking.read_text(encoding="utf-8") == ranking.model_dump_json()
 
 
-def _log(
-    made: Plan, ranking: Ranking, cells: Sequence[CellResult], findings: Mapping[str, Sequence[Finding]],
-    files: Sequence[Path], *, failed: bool,
-) -> None:  # fmt: skip
+def _log(made: Plan, ranking: Ranking, collected: Collected, files: Sequence[Path], *, failed: bool) -> None:
     if not made.folder.parent_run_id.exists():
         return
-    connection.connect(tracking_uri(made.config.tracking), made.config.name)
-    for result in cells:
-        if result.mlflow_run_id:
-            experiment_run.log_findings(result.mlflow_run_id, findings[result.cell])
-    best = ", ".join(row.name for row in ranking.rows if row.in_best_set) or "none"
-    tags = {"harness.best_set": best, "harness.criterion": ranking.criterion}
+    experiment_id = connection.connect(tracking_uri(made.config.tracking), made.config.name)
+    results = [*collected.cells, *collected.references]
+    outcomes.log_outcomes(made.folder, ranking, results, collected.findings)
     parent = made.folder.parent_run_id.read_text().strip()
+    note = experiment_run.describe_experiment(parent, experiment_id, ranking, results, made.config)
+    best = ", ".join(row.name for row in ranking.rows if row.in_best_set) or "none"
+    tags = {"harness.best_set": best, "harness.criterion": ranking.criterion, "mlflow.note.content": note}
+    write_plan(made)
+    record_files.log_experiment(parent, made.folder, [cell.id for cell in made.everything()])
     experiment_run.close_parent_run(parent, [*files, made.folder.ranking], tags, failed=failed)
 
 

@@ -95,7 +95,7 @@ def generations_frame(folder: ExperimentFolder, results: Sequence[CellResult]) -
         {**_who(result), "suite": suite.suite, **generation.model_dump(include=set(GENERATION_COLUMNS))}
         for result in results
         for suite in result.suites
-        for generation in read_lines(folder.cell(result.cell).generations(suite.suite, suite.digest), Generation)
+        for generation in read_lines(folder.holding(result).generations(suite.suite, suite.digest), Generation)
     )
     return _frame(rows, ("cell", "name", "suite", *GENERATION_COLUMNS))
 

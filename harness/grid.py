@@ -46,6 +46,10 @@ class CellSpec(Record):
     system_metrics: bool
     num_threads: int
     """CPU threads of each process."""
+    criterion: str = ""
+    """The metric that is ranked by: examples that fail it come first among the traces."""
+    failing_traces: int = 0
+    """Failing answers that are logged as traces, at most."""
 
 
 class _Draft(NamedTuple):
@@ -155,16 +159,29 @@ def _blame(config: ExperimentConfig, draft: _Draft, location: Location) -> Locat
 
 
 def _cell(draft: _Draft, run: RunConfig, seed: int, fingerprint: str, num_seeds: int) -> Cell:
-    # What files hold is in the fingerprint; where they lie must not matter.
-    content = run.model_dump(mode="json", exclude={"template": True, "data": {"train", "validation", "test"}})
     return Cell(
-        id=digest([content, fingerprint, seed]),
+        id=_cell_id(run, seed, fingerprint),
         name=f"{draft.name},seed={seed}" if num_seeds > 1 else draft.name,
-        group=digest([content, fingerprint]),
+        group=digest([_content(run), fingerprint]),
         overrides=draft.overrides,
         seed=seed,
         config=run,
     )
+
+
+def _cell_id(run: RunConfig, seed: int, fingerprint: str) -> str:
+    return digest([_content(run), fingerprint, seed])
+
+
+def _content(run: RunConfig) -> dict[str, Any]:
+    """What of a config tells cells apart: what files hold is in the fingerprint, and where they lie must not matter."""
+    return run.model_dump(mode="json", exclude={"template": True, "data": {"train", "validation", "test"}})
+
+
+def reseeded(cell: Cell, seed: int, fingerprint: str) -> Cell:
+    """The same configuration with another seed: the cell that the experiment file would make of it."""
+    name = f"{cell.name.removesuffix(f',seed={cell.seed}')},seed={seed}"
+    return cell.model_copy(update={"id": _cell_id(cell.config, seed, fingerprint), "name": name, "seed": seed})
 
 
 def _without_twins(cells: Sequence[Cell], where: Callable[[Location], str]) -> tuple[Cell, ...]:

@@ -15,7 +15,7 @@ from harness.models.ifd import shared_ifd_scores
 from harness.models.load import load_tokenizer, tokenizer_at
 from harness.models.template_check import TemplateReport, check_template
 from harness.models.templates import BUILT_IN, template_file, template_text
-from harness.plan import plan_experiment
+from harness.plan import plan_training
 from harness.preflight import data_report
 from harness.records import Record
 from harness.resources import bundled
@@ -45,7 +45,7 @@ def inspect_template(
     Raises: HarnessError: there is no such thing.
     """
     if is_experiment(target):
-        cells = plan_experiment(target, overrides).cells
+        cells = plan_training(target, overrides).cells
         distinct = {(cell.config.template.name, cell.config.model.name): cell for cell in reversed(cells)}
         return [_of_cell(cell, tokenizer_name) for cell in reversed(distinct.values())]
     path = template_file(target)
@@ -90,7 +90,7 @@ def inspect_data(
             raise ConfigError(f"--set overrides fields of an experiment, but {target} is none; name its YAML file")
         config = DataConfig(train=(SourceConfig(path=target),))
         return report_file(config, held_out, _text_lengths(tokenizer_name or EMBEDDED_BASE))
-    made = plan_experiment(target, overrides)
+    made = plan_training(target, overrides)
     first = made.cells[0]
     if held_out:
         return report_file(first.config.data, held_out, _text_lengths(tokenizer_name or first.config.model.name))
@@ -104,7 +104,7 @@ def with_ifd(report: DataReport, target: str, overrides: Sequence[str] = ()) -> 
     """
     if not is_experiment(target):
         raise ConfigError(f"--ifd needs a model: name an experiment instead of {target}")
-    made = plan_experiment(target, overrides)
+    made = plan_training(target, overrides)
     config = made.cells[0].config
     splits = load_splits(config.data)
     rows = splits.train[:IFD_ROWS]
@@ -149,7 +149,7 @@ def masked_rows(target: str, count: int, overrides: Sequence[str] = ()) -> list[
     """
     if not is_experiment(target):
         raise ConfigError(f"--mask needs a template and a model: name an experiment instead of {target}")
-    config: RunConfig = plan_experiment(target, overrides).cells[0].config
+    config: RunConfig = plan_training(target, overrides).cells[0].config
     splits = load_splits(config.data)
     rows = splits.train[:count]
     tokenizer, tokens = load_tokenizer(config, plain_rows=splits.is_plain)

@@ -67,11 +67,13 @@ def run_cell(folder: CellFolder) -> bool:
         write_record(folder.result, result)
         if tracker is not None:
             tracker.log_failure(result)
+            tracker.log_records(folder, result)
             tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
         if not isinstance(error, Exception):
             raise
         logger.error("%s failed while %s: %s", spec.cell.name, stage.name, error)
         return False
+    tracker.log_records(folder, result)
     tracker.close("FINISHED")
     write_record(folder.result, result)
     return True
@@ -100,7 +102,8 @@ class _Stage:
 def _work(spec: CellSpec, folder: CellFolder, tracker: Tracker, stage: _Stage) -> CellResult:
     stage.enter("loading data")
     if folder.check.exists():
-        tracker.log_check(read_record(folder.check, CellCheck))
+        check = read_record(folder.check, CellCheck)
+        tracker.log_check(check, folder.data_report(check.data_report))
     splits = _splits(spec, folder)
     trained: TrainResult | None = None
     if spec.cell.seed is not None:
@@ -113,6 +116,8 @@ def _work(spec: CellSpec, folder: CellFolder, tracker: Tracker, stage: _Stage) -
             tracker.log_train(trained, folder.path)
     stage.enter("evaluating")
     suites, errors = _evaluate_all(spec, folder, tracker, splits, trained)
+    if trained is not None:
+        tracker.log_failing(folder, suites)
     return CellResult(
         **_identity(spec), status="finished", mlflow_run_id=tracker.run_id, suites=suites, suite_errors=errors, train=trained
     )  # fmt: skip

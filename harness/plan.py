@@ -10,16 +10,18 @@ from harness.asked import asked_suites
 from harness.benchmarks_suite import check_lm_eval
 from harness.cell_checks import CellCheck
 from harness.config import DataConfig, ExperimentConfig, RankingConfig, RunConfig, TemplateConfig
+from harness.confirmation import confirming_cells, read_confirmation
 from harness.data.splits import data_fingerprint, load_splits
 from harness.errors import ConfigError
 from harness.eval_config import EvalConfig
-from harness.experiment_file import experiment_lines, find_experiment, line_of, load_experiment, resolve_files
+from harness.experiment_file import Location, experiment_lines, find_experiment, line_of, load_experiment, resolve_files
 from harness.gates import gate_metric, parse_gate
 from harness.grid import Cell, expand, plan, reference_cell
 from harness.library_fields import did_you_mean
 from harness.models.endpoint import Endpoint
 from harness.models.load import load_tokenizer, model_fingerprint
 from harness.models.templates import template_key
+from harness.predicted import check_rows, predicted_rows
 from harness.predictions import load_predictions
 from harness.records import CellResult, Example
 from harness.resources import digest, file_digest
@@ -41,6 +43,8 @@ class Plan(NamedTuple):
     references: tuple[Cell, ...]
     packs: tuple[tuple[str, ...], ...]
     folder: ExperimentFolder
+    is_recorded: bool = False
+    """Whether it comes from records: its data and its model may be elsewhere."""
 
     def everything(self) -> tuple[Cell, ...]:
         """References first: they take the least time and every finding is read against them."""
@@ -59,8 +63,35 @@ def plan_experiment(name: str, overrides: Sequence[str] = ()) -> Plan:
         raise ConfigError(
             f"{path}:{line_of(lines, ('grid',))}: grid is empty; list a field with its values or delete the section"
         )
-    cells = expand(config, path.parent, _fingerprint, lambda location: f"{path}:{line_of(lines, location)}")
-    return Plan(config, cells, _references(config, cells, path.parent), plan(cells), experiment_folder(config.name))
+
+    def where(location: Location) -> str:
+        return f"{path}:{line_of(lines, location)}"
+
+    if config.is_predictions_alone:
+        return Plan(config, (), predicted_rows(config, where), (), experiment_folder(config.name))
+    cells = expand(config, path.parent, _fingerprint, where)
+    references = _references(config, cells, path.parent)
+    return with_confirmation(Plan(config, cells, references, plan(cells), experiment_folder(config.name)))
+
+
+def with_confirmation(made: Plan) -> Plan:
+    """The plan with the cells that `harness run --confirm` added to it."""
+    more = confirming_cells(made.cells, read_confirmation(made.folder), _fingerprint)
+    cells = (*made.cells, *more)
+    return made._replace(cells=cells, packs=plan(cells))
+
+
+def plan_training(name: str, overrides: Sequence[str] = ()) -> Plan:
+    """The same, of an experiment that has data and a model.
+
+    Raises: ConfigError: the file or any cell is wrong, or its rows are predictions alone.
+    """
+    made = plan_experiment(name, overrides)
+    if made.config.is_predictions_alone:
+        raise ConfigError(
+            f"{name}: there is no model and no data, for its rows are predictions alone; name another file"
+        )
+    return made
 
 
 def _fingerprint(run: RunConfig) -> str:
@@ -131,6 +162,8 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, CellCheck]:
     Raises: HarnessError: a suite can't be loaded or asked, or the folder can't be written to.
     """
     _check_ranking(made.config.ranking, _metrics(made.config.evals, deep=deep))
+    if made.config.is_predictions_alone:
+        check_rows(made.references, made.config.evals)
     for reference in made.config.references:
         if reference.predictions is not None:
             load_predictions(Path(reference.predictions))
@@ -204,15 +237,21 @@ def check_tests(cells: Sequence[Cell]) -> None:
 
 def is_done(made: Plan, cell: Cell) -> bool:
     """Whether a finished result is there that answers to today's suites."""
-    folder = made.folder.cell(cell.id)
-    if not folder.result.exists() or not folder.spec.exists():
+    return made.folder.cell(cell.id).spec.exists() and is_evaluated(made, cell)
+
+
+def is_evaluated(made: Plan, cell: Cell) -> bool:
+    """The same of a result that may never have been part of a `harness run`, as that of predictions alone."""
+    path = made.folder.cell(cell.id).result
+    if not path.exists():
         return False
-    result = read_record(folder.result, CellResult)
+    result = read_record(path, CellResult)
     return result.status == "finished" and {(s.suite, s.digest) for s in result.suites} == _suite_digests(made, cell)
 
 
 def _suite_digests(made: Plan, cell: Cell) -> set[tuple[str, str]]:
-    asked = asked_suites(cell, made.config.evals, _test_examples(cell.config.data))
+    test = () if made.config.is_predictions_alone else _test_examples(cell.config.data)
+    asked = asked_suites(cell, made.config.evals, test)
     return {(item.options.label, item.digest) for item in asked}
 
 

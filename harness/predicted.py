@@ -9,6 +9,7 @@ from typing import NamedTuple
 from harness.asked import asked_suites
 from harness.config import DataConfig, ExperimentConfig, ModelConfig, RunConfig, TemplateConfig
 from harness.data.sources import fingerprint
+from harness.diagnose.advice import as_untrained
 from harness.diagnose.cell import output_findings
 from harness.diagnose.evidence import Evidence
 from harness.errors import ConfigError, DataError, EvalError
@@ -160,11 +161,10 @@ def answers_findings(name: str, folder: CellFolder, results: Sequence[SuiteResul
         generations[suite.suite] = [given for given in _generations(folder, suite) if given.is_answered]
         examples[suite.suite] = list(read_lines(folder.asked(suite.suite, suite.digest), Example))
     suites = {suite.suite: suite for suite in results}
-    return output_findings(
-        Evidence(
-            loss=(), grad_norm=(), eval_loss=(), name=name, suites=suites, generations=generations, examples=examples
-        )
-    )  # fmt: skip
+    evidence = Evidence(
+        loss=(), grad_norm=(), eval_loss=(), name=name, suites=suites, generations=generations, examples=examples
+    )
+    return as_untrained(output_findings(evidence))
 
 
 def missing_answers(rows: Sequence[CellResult], criterion: str) -> Iterator[str]:

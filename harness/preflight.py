@@ -128,7 +128,7 @@ def _rows_and_template(cell: Cell, folder: ExperimentFolder, found: _Facts) -> I
     found.train = prepare(config, "train", splits.train, loaded, folder.tokenized)
     prepare(config, "validation", splits.validation, loaded, folder.tokenized)
     path, report = _data_report(config, folder, splits, loaded)
-    found.data_report = str(path)
+    found.data_report = path.stem
     yield from (_warning(f"data: {problem.message}") for problem in report.problems if problem.severity != "info")
     lost = [
         item

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from harness.cell_files import recorded_training
 from harness.config import CurveCheck, RunConfig
-from harness.diagnose.cell_reader import announced_steps, asked_settings, recorded_training
+from harness.diagnose.cell_reader import announced_steps, asked_settings
 from harness.diagnose.evidence import as_float
 from harness.diagnose.live import Watch, first_stop
+from harness.errors import ConfigError
 from harness.plan import Plan
 from harness.rank_cells import rank
 from harness.records import CellResult, Finding, Probe, Record, TracePoint, TrainResult
@@ -65,7 +67,13 @@ def replay(
         cells: results of all cells.
         references: results of the references.
         findings: cell id -> findings, for the gates of the ranking.
+
+    Raises: ConfigError: nothing was trained.
     """
+    if made.config.is_predictions_alone:
+        raise ConfigError(
+            f"{made.config.name}: nothing was trained here, for its rows are predictions alone; replay an experiment that trains"
+        )
     checks = tuple(dict.fromkeys((*DEFAULT_CHECKS, *extra_checks)))
     replayed = [_replayed(made.folder.cell(result.cell), result, checks) for result in cells]
     stopped = {cell.cell for cell in replayed if cell.check is not None}

@@ -12,6 +12,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import StoreError
+from harness.records import CellResult
 from harness.resources import digest
 
 R = TypeVar("R", bound=BaseModel)
@@ -19,6 +20,11 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a whole file of text, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Writes a whole file by renaming, so that a reader never sees half of it.
 
     Raises: StoreError: the folder can't be written to.
@@ -26,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content)
         os.replace(part, path)
     except OSError as error:
         raise StoreError(
@@ -150,6 +156,11 @@ class CellFolder:
         return self.path / "verification.json"
 
     @property
+    def findings(self) -> Path:
+        """Its warning signs, and a digest of all that they were made from."""
+        return self.path / "findings.json"
+
+    @property
     def dropped(self) -> Path:
         """One Dropped a line: every row that the cell was not trained or evaluated on."""
         return self.path / "dropped.jsonl"
@@ -179,6 +190,10 @@ class CellFolder:
     def trained_answers(self, digest: str) -> Path:
         """A sample of the answers of these training rows."""
         return self.path.parent.parent / "trained_answers" / f"{digest}.json"
+
+    def data_report(self, digest: str) -> Path:
+        """What is known of its rows, the same for all cells that share them."""
+        return ExperimentFolder(self.path.parent.parent).data_report(digest)
 
     @property
     def checkpoints(self) -> Path:
@@ -233,9 +248,19 @@ class ExperimentFolder:
         return self.path / "mlflow_run_id.txt"
 
     @property
+    def told(self) -> Path:
+        """What MLflow was told of every run when the experiment was last ranked."""
+        return self.path / "mlflow_told.json"
+
+    @property
     def config(self) -> Path:
         """The experiment file that made this folder, with its overrides applied."""
         return self.path / "experiment.json"
+
+    @property
+    def confirmation(self) -> Path:
+        """Which configurations are trained with more seeds than the experiment file lists."""
+        return self.path / "confirm.json"
 
     @property
     def tokenized(self) -> Path:
@@ -246,9 +271,17 @@ class ExperimentFolder:
         """The folder of another system's predictions that were scored beside the cells."""
         return CellFolder(self.path / "imported" / name)
 
+    def holding(self, result: CellResult) -> CellFolder:
+        """The folder of a row: a cell, a reference, or predictions that were scored later."""
+        own = self.cell(result.cell)
+        return (
+            own if result.reference != "predictions" or own.result.exists() else self.imported(Path(result.name).name)
+        )
+
     def data_report(self, digest: str) -> Path:
         """What is known of the rows of cells that share them."""
-        return self.path / "data" / f"{digest}.json"
+        # Records may come from elsewhere, and no name in them leads out of the folder.
+        return self.path / "data" / f"{Path(digest).stem}.json"
 
     def report(self, suffix: str) -> Path:
         """report.html, report.md or report.json."""
@@ -290,6 +323,11 @@ def experiment_folder(name: str, root: Path | None = None) -> ExperimentFolder:
     if not SAFE_NAME.fullmatch(name):
         raise StoreError(f"the name {name!r} can't be a folder; use letters, digits, '.', '_' and '-' only")
     return ExperimentFolder((root or Path.cwd() / "mlruns" / "harness") / name)
+
+
+def restored_root() -> Path:
+    """Where records that were fetched from a tracking server lie: never among those of trainings in this folder."""
+    return Path.cwd() / "mlruns" / "restored"
 
 
 def known_experiments(root: Path | None = None) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harness.records import CellResult, Finding, Score, SuiteResult
+from harness.records import CellResult, Finding, Score, SplitSummary, SuiteResult, TrainResult
 from harness.stats import estimate
 
 
@@ -44,3 +44,16 @@ def coin(p: float, n: int, seed: int) -> list[float]:
 def error_finding(check: str = "diverged") -> Finding:
     """A finding that fails the gate."""
     return Finding(check=check, outcome="fired", severity="error", message="The loss went up.", advice="Lower it.")
+
+
+def trained_for(steps: int) -> TrainResult:
+    """A training that came to its end."""
+    split = SplitSummary(
+        source="train.jsonl", digest="0123456789ab", rows_read=9, rows_used=9, truncated=0, dropped_unsupervised=0, tokens=90,
+        supervised_tokens=40,
+    )  # fmt: skip
+    return TrainResult(
+        steps=steps, planned_steps=steps, epochs=1.0, seconds=9.0, train_loss=0.1, best_step=None, best_eval_loss=None, eval_loss=None,
+        checkpoints={"last": f"checkpoints/checkpoint-{steps}"}, splits={"train": split}, device="cpu", dtype="float32",
+        num_parameters=10, num_trainable_parameters=10, peak_memory_gib=None, settings={}, environment={},
+    )  # fmt: skip

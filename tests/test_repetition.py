@@ -98,8 +98,8 @@ def test_reasons_of_never_stopping_are_told_apart() -> None:
 
 
 def test_similarity_measures() -> None:
-    assert distinct_share(["a b c", "a b d"]) == 3 / 4
-    assert distinct_share(["a"]) is None
+    assert distinct_share([ngrams("a b c", 2), ngrams("a b d", 2)]) == 3 / 4
+    assert distinct_share([ngrams("a", 2)]) is None
     assert pairwise_similarity(["a b", "a c", "a b"]) == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)
     assert pairwise_similarity(["", "a"]) is None
     assert share_in(ngrams("The cat sat", 2), {("the", "cat")}) == 0.5

@@ -112,7 +112,9 @@ def test_a_cell_run_holds_settings_curves_estimates_and_generations(ran: Ran) ->
         assert name in metrics, name
     assert tags["harness.finding.non_finite"] == "clear"
     assert tags["mlflow.parentRunId"] == ran.runs()["tiny (report)"].info.run_id
-    assert {item.dataset.name for item in run.inputs.dataset_inputs} == {"embedded:train", "embedded:validation"}
+    assert {item.dataset.name for item in run.inputs.dataset_inputs} == {
+        "embedded:train", "embedded:validation", "held_out", "template_adherence"
+    }  # fmt: skip
     artifacts = {file.path for file in ran.client.list_artifacts(run.info.run_id, "generations")}
     assert artifacts == {"generations/held_out.json", "generations/template_adherence.json"}
     assert len(run.outputs.model_outputs) == 2

@@ -6,7 +6,7 @@ import click
 
 from harness.cli.options import experiment_argument
 from harness.cli.progress import ProgressDisplay
-from harness.cli.tables import print_outcome
+from harness.cli.ranking_table import print_outcome
 from harness.experiment import run_experiment
 from harness.plan import only_trained, plan_experiment
 

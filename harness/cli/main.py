@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from harness import __version__
+from harness.cli.completers import completing
 from harness.errors import HarnessError
 
 COMMANDS = {
@@ -22,14 +24,20 @@ COMMANDS = {
     "score": "Score another system's predictions with a suite's scorers.",
     "diagnose": "Look for warning signs in any training.",
     "rank": "Rank an experiment from its records.",
+    "compare": "Hold runs against each other: differences, settings, curves, answers.",
     "report": "Write the report of an experiment from its records.",
     "replay": "Say what `stop_on` would have saved in an experiment that is done.",
     "list": "List experiments here, and those that come with the package.",
     "suites": "List suites with their metrics, and the scorers that any suite takes.",
     "show": "Show one cell: settings, estimates, findings, generations.",
+    "card": "Write the model card of a run, in the Hub's format.",
+    "chat": "Talk to a trained cell in the terminal, or to two side by side.",
     "export": "Write a cell's model as a folder that transformers loads.",
+    "promote": "Register a cell's model in MLflow, with the evidence for it.",
     "ui": "Open the MLflow UI on this folder.",
     "init": "Copy a starter set of experiments and suites.",
+    "schema": "Print the JSON Schema of the experiment file, for editors.",
+    "completion": "Print the script that completes commands in your shell.",
     "run-pack": "Train the cells of a pack (used by launchers).",
 }
 HIDDEN = ("run-pack",)
@@ -46,9 +54,17 @@ class LazyGroup(click.Group):
         """The command, from `harness/cli/NAME.py`."""
         if cmd_name not in COMMANDS:
             return None
+        if (light := completing(cmd_name)) is not None:
+            return light
         module = importlib.import_module(f"harness.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names and options, without importing any command."""
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(CompletionItem(name, help=COMMANDS[name]) for name in names), *options]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table of commands, without importing any."""

@@ -65,8 +65,9 @@ class ProgressDisplay:
         self._live: Live | None = None
 
     def __enter__(self) -> "ProgressDisplay":
-        count = len(self._plan.cells)
-        self._line(f"{self._plan.config.name}: checking {count} cell{'s' if count != 1 else ''}")
+        rows = self._plan.references if self._plan.config.is_predictions_alone else self._plan.cells
+        count, kind = len(rows), "row" if rows is self._plan.references else "cell"
+        self._line(f"{self._plan.config.name}: checking {count} {kind}{'s' if count != 1 else ''}")
         return self
 
     def __exit__(
@@ -83,8 +84,14 @@ class ProgressDisplay:
         """One thing that preflight found."""
         self._console.print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
 
+    def say(self, text: str) -> None:
+        """One thing that was decided on the way."""
+        self._line(f"{self._plan.config.name}: {text}")
+
     def update(self, progress: Progress) -> None:
         """A worker started or ended."""
+        is_new = self._thread is None or progress.plan is not self._plan
+        self._plan = progress.plan
         before, self._states = self._states, dict(progress.states)
         now = time.monotonic()
         self._width = max(self._width, sum(state == "running" for state in self._states.values()))
@@ -99,13 +106,15 @@ class ProgressDisplay:
                 self._line(
                     f"{self._name(cell_id)} {state} after {self._seconds.get(cell_id, 0):.0f} s ({self._summary()})"
                 )
-        if self._thread is None:
+        if is_new:
             self._begin()
 
     def _begin(self) -> None:
         reused = sum(state == "reused" for state in self._states.values())
         todo = len(self._states) - reused
         self._line(f"{self._plan.config.name}: {todo} to do, {reused} already done")
+        if self._thread is not None:
+            return
         if self._console.is_terminal:
             self._live = Live(self._table(), console=self._console, refresh_per_second=4)
             self._live.start()

@@ -8,7 +8,7 @@ from harness.cli.options import experiment_argument, json_option
 from harness.cli.replay_table import replay_page
 from harness.collect import collect
 from harness.config import CurveCheck
-from harness.plan import plan_experiment
+from harness.recorded import find_plan
 from harness.replay import replay
 
 
@@ -25,7 +25,7 @@ def command(experiment: str, overrides: tuple[str, ...], stop_on: tuple[CurveChe
 
     Example: harness replay quickstart --stop-on overfitting
     """
-    made = plan_experiment(experiment, overrides)
+    made = find_plan(experiment, overrides)
     known = collect(made)
     done = replay(made, stop_on, cells=known.cells, references=known.references, findings=known.findings)
     click.echo(done.model_dump_json(indent=2)) if as_json else replay_page(done)

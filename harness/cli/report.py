@@ -4,7 +4,7 @@ import click
 
 from harness.cli.options import experiment_argument
 from harness.experiment import finish
-from harness.plan import plan_experiment
+from harness.recorded import find_plan
 
 
 @click.command("report", short_help="Write the report of an experiment from its records.")
@@ -12,8 +12,11 @@ from harness.plan import plan_experiment
 def command(experiment: str, overrides: tuple[str, ...]) -> None:
     """Write report.html, report.md and report.json of EXPERIMENT from its records.
 
+    Where it was trained elsewhere, they come from the tracking server (MLFLOW_TRACKING_URI), and the report is written
+    below mlruns/restored; the one that the server keeps stays as it is.
+
     Example: harness report quickstart
     """
-    made = plan_experiment(experiment, overrides)
+    made = find_plan(experiment, overrides)
     finish(made)
     click.echo(made.folder.report("html"))

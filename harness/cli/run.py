@@ -8,7 +8,8 @@ import click
 from harness.cli.options import experiment_argument
 from harness.cli.plan import print_plan
 from harness.cli.progress import ProgressDisplay
-from harness.cli.tables import print_outcome
+from harness.cli.ranking_table import print_outcome
+from harness.confirm_run import run_confirmed
 from harness.experiment import run_experiment
 from harness.plan import plan_experiment
 
@@ -16,15 +17,18 @@ from harness.plan import plan_experiment
 @click.command("run", short_help="Train, evaluate, diagnose and rank an experiment.")
 @experiment_argument
 @click.option("--dry-run", is_flag=True, help="Only show the plan, as `harness plan --json` does.")
+@click.option("--confirm", is_flag=True, help="Then train the best set alone with more seeds, and rank again.")
 @click.option("--strict", is_flag=True, help="Start nothing where the checks find anything at all.")
-def command(experiment: str, overrides: tuple[str, ...], dry_run: bool, strict: bool) -> None:
+def command(experiment: str, overrides: tuple[str, ...], dry_run: bool, confirm: bool, strict: bool) -> None:
     """Train, evaluate, diagnose and rank EXPERIMENT (a YAML file or a bundled name).
 
     Run it again: finished cells are kept, interrupted ones go on, changed ones are trained anew.
 
     Exit codes: 0 all done, 1 some cells failed, 2 a mistake in the input, 130 interrupted.
 
-    Example: harness run quickstart
+    --confirm brings every configuration of the best set to ranking.confirm_seeds seeds (5 by default).
+
+    Example: harness run quickstart --confirm
     """
     # `kill` and `timeout` then stop the workers too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
@@ -33,6 +37,9 @@ def command(experiment: str, overrides: tuple[str, ...], dry_run: bool, strict: 
         print_plan(made, as_json=True)
         return
     with ProgressDisplay(made) as display:
-        ranking, all_finished = run_experiment(made, display.update, display.warn, strict=strict)
+        if confirm:
+            made, ranking, all_finished = run_confirmed(made, display.update, display.warn, display.say, strict=strict)
+        else:
+            ranking, all_finished = run_experiment(made, display.update, display.warn, strict=strict)
     print_outcome(made, ranking)
     sys.exit(0 if all_finished else 1)

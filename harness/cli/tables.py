@@ -16,10 +16,12 @@ def console_for_results() -> Console:
 def findings_table(findings: Sequence[Finding]) -> None:
     """Every check with its outcome, message and advice."""
     console = console_for_results()
+    # A reader's lines end at words; a script's are whole.
+    is_whole = not console.is_terminal
     styles = {"error": "red", "warning": "yellow", "info": "cyan"}
     for finding in findings:
         fired = finding.outcome == "fired"
         label = f"[{styles[finding.severity]}]{finding.severity}[/]" if fired else f"[dim]{finding.outcome}[/]"
-        console.print(f"[bold]{finding.check}[/bold]: {label}. {escape(finding.message)}", soft_wrap=True)
+        console.print(f"[bold]{finding.check}[/bold]: {label}. {escape(finding.message)}", soft_wrap=is_whole)
         if fired and finding.advice:
-            console.print(f"  {escape(finding.advice)}", soft_wrap=True)
+            console.print(f"  {escape(finding.advice)}", soft_wrap=is_whole)

@@ -131,6 +131,27 @@ NEEDS: Mapping[str, tuple[Need, ...]] = {
     "scale_mismatch": (EVALUATIONS, LOSSES),
 }
 
+UNTRAINED: Mapping[str, str] = {
+    "format_inconsistency": "Ask it again with the form spelled out in the prompt and shown by examples, in its own chat template, stopped "
+    "at its own end-of-turn token, with new tokens enough for a whole answer. What else it could be: answers that were saved with their "
+    "prompt, their control tokens or what follows them.",
+    "repetition": "Ask it again, stopped at its own end-of-turn token, with a limit of new tokens near the answers' length. What else it "
+    "could be: greedy decoding, which loops more than sampling.",
+    "low_diversity": "Look whether it was asked with the whole prompt, and whether every answer lies at the id of its own example. What "
+    "else it could be: references that vary where the prompt gives no reason to.",
+}  # fmt: skip
+"""What can be done about answers of a model that nobody trains here."""
+
+
+def as_untrained(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings with advice for a model that nobody trains here, such as an untouched base or another system."""
+    return tuple(
+        f.model_copy(update={"advice": f"Nothing was trained here. {UNTRAINED[f.check]}"})
+        if f.outcome == "fired" and f.check in UNTRAINED
+        else f
+        for f in findings
+    )
+
 
 def how_to_know(finding: Finding, evidence: Evidence) -> str:
     """What to log or run next time, so that the check can tell; empty where nothing that it reads is missing."""

@@ -1,19 +1,17 @@
 """All checks on one run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from harness.diagnose import curves, fit, learning_rate, phases, progress, spikes, validation
-from harness.diagnose.cell_reader import cell_evidence
 from harness.diagnose.data import contamination, no_supervised_tokens
 from harness.diagnose.diversity import low_diversity
-from harness.diagnose.evidence import Evidence, Sibling, finding
+from harness.diagnose.evidence import Evidence, finding
 from harness.diagnose.forgetting import forgetting
 from harness.diagnose.format import format_inconsistency
 from harness.diagnose.memorization import memorization
 from harness.diagnose.repetition import repetition
 from harness.diagnose.saved import noop_adapter, saved_model
-from harness.records import CellResult, Finding, Severity
-from harness.store import CellFolder
+from harness.records import Finding, Severity
 
 CHECKS: Mapping[str, Callable[[Evidence], Finding]] = {
     "non_finite": curves.non_finite,
@@ -66,10 +64,3 @@ def _that_stopped(now: Finding, stopped_on: str) -> Finding:
         return now.model_copy(update={"message": f"{now.message} Training was {where}."})
     severity: Severity = "error" if now.check in DOOMED else "warning"
     return finding(now.check, "fired", f"Training was {where}: {why}", severity, evidence=[now.message])
-
-
-def diagnose_cell(
-    folder: CellFolder, result: CellResult, base: CellResult | None, siblings: Sequence[Sibling] = ()
-) -> tuple[Finding, ...]:
-    """Findings of one cell, read against the untouched base where it was evaluated, and its siblings at other learning rates."""
-    return diagnose(cell_evidence(folder, result, base, siblings))

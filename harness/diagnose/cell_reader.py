@@ -4,8 +4,13 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from functools import lru_cache
+from pathlib import Path
+from typing import TypedDict, TypeVar
 
+from pydantic import BaseModel
+
+from harness.cell_files import recorded_training, train_digest
 from harness.diagnose.evidence import Evidence, Point, Sibling, as_float, comparable
 from harness.grid import CellSpec
 from harness.records import (
@@ -23,6 +28,10 @@ from harness.records import (
 )
 from harness.store import CellFolder, overlap_key, read_lines, read_record
 from harness.verification import Verification
+
+R = TypeVar("R", bound=BaseModel)
+SHARED_FILES = 8
+"""Whose records are kept: what the suites ask, and what the base answered."""
 
 
 def trace_evidence(
@@ -72,7 +81,7 @@ def cell_evidence(
         suites={suite.suite: suite for suite in result.suites},
         base={suite.suite: suite for suite in base.suites} if base else {},
         generations=_generations(folder, result.suites),
-        base_generations=_generations(CellFolder(folder.path.parent / base.cell), base.suites) if base else {},
+        base_generations=_base_generations(CellFolder(folder.path.parent / base.cell), base.suites) if base else {},
         siblings=siblings,
         batch_rows={batch.step: batch.rows for batch in read_lines(folder.batches, Batch)},
         **_asked(folder, result.suites, trained),
@@ -80,7 +89,7 @@ def cell_evidence(
 
 
 class _Asked(TypedDict):
-    examples: dict[str, list[Example]]
+    examples: dict[str, Sequence[Example]]
     contamination: dict[str, Contamination]
     trained_answers: tuple[str, ...]
 
@@ -89,9 +98,9 @@ def _asked(folder: CellFolder, suites: Sequence[SuiteResult], trained: TrainResu
     """What was asked, and what of it the training rows hold."""
     found = _Asked(examples={}, contamination={}, trained_answers=())
     for suite in suites:
-        if examples := list(read_lines(folder.asked(suite.suite, suite.digest), Example)):
+        if examples := _shared_lines(folder.asked(suite.suite, suite.digest), Example):
             found["examples"][suite.suite] = examples
-    train = trained.splits["train"].digest if trained and "train" in trained.splits else ""
+    train = train_digest(trained)
     for suite in suites:
         path = folder.contamination(suite.suite, overlap_key(suite.digest, train))
         if path.exists():
@@ -100,12 +109,6 @@ def _asked(folder: CellFolder, suites: Sequence[SuiteResult], trained: TrainResu
     if train and answers.exists():
         found["trained_answers"] = read_record(answers, TrainedAnswers).answers
     return found
-
-
-def recorded_training(folder: CellFolder, result: CellResult) -> TrainResult | None:
-    """What the training did; it is on disk before anything is evaluated, so also where that failed."""
-    path = folder.path / "train.json"
-    return result.train or (read_record(path, TrainResult) if path.exists() else None)
 
 
 def asked_settings(folder: CellFolder) -> dict[str, str]:
@@ -128,6 +131,24 @@ def announced_steps(folder: CellFolder) -> int | None:
 def _generations(folder: CellFolder, suites: Sequence[SuiteResult]) -> dict[str, list[Generation]]:
     found = {s.suite: list(read_lines(folder.generations(s.suite, s.digest), Generation)) for s in suites}
     return {suite: generations for suite, generations in found.items() if generations}
+
+
+def _base_generations(folder: CellFolder, suites: Sequence[SuiteResult]) -> dict[str, Sequence[Generation]]:
+    found = {s.suite: _shared_lines(folder.generations(s.suite, s.digest), Generation) for s in suites}
+    return {suite: generations for suite, generations in found.items() if generations}
+
+
+def _shared_lines(path: Path, kind: type[R]) -> Sequence[R]:
+    """The records of a file that many cells are read against, read once while it stays as it is."""
+    if not path.exists():
+        return ()
+    known = path.stat()
+    return _lines_as_of(path, kind, (known.st_size, known.st_mtime_ns, known.st_ino))
+
+
+@lru_cache(maxsize=SHARED_FILES)
+def _lines_as_of(path: Path, kind: type[R], _: tuple[int, int, int]) -> tuple[R, ...]:
+    return tuple(read_lines(path, kind))
 
 
 def _idle_seconds(folder: CellFolder) -> float | None:

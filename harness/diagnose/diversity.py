@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -11,9 +12,10 @@ from harness.diagnose.answers import Answer, answers_of, base_answers, short, th
 from harness.diagnose.evidence import CONVENTION, Evidence, Measure, finding
 from harness.records import Finding
 from harness.scoring.repetition import repetition_failure
-from harness.scoring.similarity import compression_ratio, distinct_share, ngrams, pairwise_similarity
+from harness.scoring.similarity import Ngram, compression_ratio, distinct_share, ngrams, pairwise_similarity
 from harness.stats import estimate
 
+T = TypeVar("T")
 MIN_PAIRS = 40
 LESS_DIVERSE = 1.25
 IDENTICAL_SHARE = 0.05
@@ -77,6 +79,7 @@ def low_diversity(evidence: Evidence) -> Finding:
     )  # fmt: skip
 
 
+@lru_cache(maxsize=4 * MOST_PAIRS)
 def _key(text: str) -> str:
     return " ".join(text.casefold().split())
 
@@ -124,35 +127,39 @@ def _alike(pairs: Sequence[_Pair]) -> list[_Sign]:
             cut.append((pair.answer.text[:length], pair.yardstick[:length]))
     if len(cut) < MIN_PAIRS:
         return []
-    measures: tuple[tuple[str, str, Callable[[Sequence[str]], float | None]], ...] = (
-        ("compression", "the answers compress {0:.2f} [{1:.2f}, {2:.2f}] times as well", compression_ratio),
+    bigrams = [(ngrams(ours, 2), ngrams(theirs, 2)) for ours, theirs in cut]
+    ratios = (
+        (
+            "compression",
+            "the answers compress {0:.2f} [{1:.2f}, {2:.2f}] times as well",
+            _ratio(cut, compression_ratio),
+        ),
         (
             "distinct_2",
             "the answers repeat pairs of words {0:.2f} [{1:.2f}, {2:.2f}] times as often",
-            _repeated_bigrams,
+            _ratio(bigrams, _repeated_bigrams),
         ),
     )
     signs = []
-    for name, sentence, measure in measures:
-        ratio = _ratio(cut, measure)
+    for name, sentence, ratio in ratios:
         if ratio is not None:
             threshold = Measure(ratio[0], LESS_DIVERSE, CONVENTION)
             signs.append(_Sign(name, sentence.format(*ratio), threshold, ratio[1] > LESS_DIVERSE))
     return signs
 
 
-def _repeated_bigrams(texts: Sequence[str]) -> float | None:
+def _repeated_bigrams(texts: Sequence[Sequence[Ngram]]) -> float | None:
     """Bigrams by different bigrams: the inverse of distinct-2."""
     share = distinct_share(texts)
     return 1 / share if share else None
 
 
 def _ratio(
-    cut: Sequence[tuple[str, str]], measure: Callable[[Sequence[str]], float | None]
+    cut: Sequence[tuple[T, T]], measure: Callable[[Sequence[T]], float | None]
 ) -> tuple[float, float, float] | None:
     """The answers' measure by the yardsticks', with a 95 % interval (delete-a-group jackknife, Kott 2001)."""
 
-    def value(part: Sequence[tuple[str, str]]) -> float | None:
+    def value(part: Sequence[tuple[T, T]]) -> float | None:
         ours, theirs = measure([text for text, _ in part]), measure([text for _, text in part])
         return ours / theirs if ours is not None and theirs else None
 
@@ -172,7 +179,7 @@ def _samples(evidence: Evidence) -> _Sign | None:
     for answer in answers_of(evidence, sample=None):
         by_prompt.setdefault(answer.id, []).append(answer)
     similarities = []
-    for answers in by_prompt.values():
+    for answers in (several for several in by_prompt.values() if len(several) > 1):
         texts = [answer.text for answer in answers if _key(answer.text) != _key(answer.reference or "")]
         if len(texts) > 1 and len(ngrams(texts[0], 1)) >= SAMPLE_WORDS:
             similarity = pairwise_similarity(texts)

@@ -1,6 +1,7 @@
 """Whether a model treats the rows it was trained on differently: their loss, their completion, their phrases elsewhere."""
 
 from collections.abc import Sequence, Set
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -117,10 +118,16 @@ def completion(evidence: Evidence) -> Completion | None:
     return Completion(float(np.mean(rates[0])), float(np.mean(rates[1])), low, len(train), tuple(shown[:SHOWN]))
 
 
-def trained_phrases(evidence: Evidence) -> set[Ngram]:
+def trained_phrases(evidence: Evidence) -> Set[Ngram]:
     """All runs of 8 words in the training answers that are known."""
     probed = [item.prefix + item.expected for item in evidence.extraction if item.split == "train_probe"]
-    return {run for text in (*evidence.trained_answers, *probed) for run in ngrams(text, COPIED_NGRAM)}
+    return _phrases((*evidence.trained_answers, *probed))
+
+
+@lru_cache(maxsize=2)
+def _phrases(texts: tuple[str, ...]) -> Set[Ngram]:
+    """Of texts that most cells of an experiment share."""
+    return frozenset(run for text in texts for run in ngrams(text, COPIED_NGRAM))
 
 
 def completed_with_phrases(evidence: Evidence, known: Set[Ngram]) -> Copies | None:
@@ -152,8 +159,11 @@ def copied_answers(evidence: Evidence, known: Set[Ngram]) -> Copies | None:
         tried += 1
         right = ngrams(answer.reference, COPIED_NGRAM)
         references += [float((share_in(right, known) or 0.0) >= COPIED_SHARE)] if right else []
+        suspect = [run for run in runs if run in known]
+        if len(suspect) < COPIED_SHARE * len(runs):
+            continue
         own = {*right, *ngrams(answer.prompt, COPIED_NGRAM)}
-        if sum(run in known and run not in own for run in runs) >= COPIED_SHARE * len(runs):
+        if sum(run not in own for run in suspect) >= COPIED_SHARE * len(runs):
             copied.append(f"{short(answer.id, ID)}: {short(answer.text)}")
     if tried < MIN_ANSWERS:
         return None

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -158,8 +159,10 @@ def _early_outliers(series: Array, ratio: float, rise: float) -> Outliers:
     """Those of the first 32 values, from the fourth on, that stand out from the five before and from the five after."""
     logs = np.log(series[: 2 * CENTER + EARLY + EARLY_START])
     indices = np.arange(EARLY_START, min(2 * CENTER, len(logs) - EARLY))
+    near: list[float] = logs.tolist()
+    # Of five values each, where NumPy's own median takes most of its time to begin.
     around = np.array(
-        [max(np.median(logs[max(0, i - EARLY) : i]), np.median(logs[i + 1 : i + 1 + EARLY])) for i in indices]
+        [max(median(near[max(0, i - EARLY) : i]), median(near[i + 1 : i + 1 + EARLY])) for i in map(int, indices)]
     )
     scale = max(EARLY_DOUBT * float(spread(np.diff(logs)[None])[0]) / math.sqrt(2), 1e-9)
     excess, expected = logs[indices] - around, np.exp(around)
@@ -217,7 +220,10 @@ def trend(points: Sequence[Point]) -> Trend:
     at = np.array([float(np.mean(steps(block))) for block in blocks])
     level = np.array([float(np.median(values(block))) for block in blocks])
     at, places = np.unique(at, return_inverse=True)
-    level = np.array([float(np.median(level[places == place])) for place in range(len(at))])
+    if len(at) < len(level):
+        level = np.array([float(np.median(level[places == place])) for place in range(len(at))])
+    else:
+        level = level[np.argsort(places)]
     if len(at) < 2 or np.ptp(level) == 0:
         return Trend(0.0, 0.0, 0.0, 1.0)
     slope = stats.theilslopes(level, at, 0.95)

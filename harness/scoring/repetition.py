@@ -3,12 +3,18 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 # Rae et al. 2021 (arXiv:2112.11446), table A1, as in datatrove's GopherRepetitionFilter.
 TOP_NGRAMS = {2: 0.20, 3: 0.18, 4: 0.16}
 """Size -> largest share of the characters that the most frequent n-gram may take."""
 DUPLICATE_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 """Size -> largest share of the characters in n-grams that occurred before."""
+LIMITS = (
+    *(("top", *item) for item in TOP_NGRAMS.items()),
+    *(("duplicate", *item) for item in DUPLICATE_NGRAMS.items()),
+)
+"""All of them, shorter runs first."""
 DUPLICATE_LINES = 0.30
 """Largest share of the lines that occurred before."""
 MIN_WORDS = 12
@@ -28,14 +34,18 @@ MIN_LINES = 4
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 MARKS = "!-/:-@\\[-`{-~\u2010-\u2027\u3000-\u303f\uff01-\uff0f\uff1a-\uff20"
 PIECE = re.compile(rf"[{UNSPACED}]|[{MARKS}]|[^\s{UNSPACED}{MARKS}]+")
+WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}{MARKS}]+")
 MARK = re.compile(rf"[{MARKS}]")
 CHARACTER = re.compile(rf"[{UNSPACED}]")
 WORDS_SHARE = 0.2
 """Below this share of the characters a text is all punctuation, which then counts."""
 # A word of Chinese has one or two characters: n-grams of twice the size say the same.
 CHARACTERS_A_WORD = 2
+REMEMBERED = 2048
+"""Texts whose verdict is kept: several checks ask the same answers, and every cell has the same references."""
 
 
+@lru_cache(maxsize=REMEMBERED)
 def repetition_failure(text: str) -> str:
     """The first limit that a text breaks, such as `top_2_gram`, `duplicate_5_gram` or `duplicate_lines`; "" if none.
 
@@ -48,23 +58,26 @@ def repetition_failure(text: str) -> str:
         return ""
     is_short = len(words) < DOCUMENT_WORDS * scale
     total = sum(map(len, words))
-    for size, limit in TOP_NGRAMS.items():
-        if _top_characters(runs_of(words, size * scale)) > (SHORT_LIMIT if is_short else limit) * total:
-            return f"top_{size}_gram"
-    for size, limit in DUPLICATE_NGRAMS.items():
-        if _duplicate_characters(runs_of(words, size * scale)) > (SHORT_LIMIT if is_short else limit) * total:
-            return f"duplicate_{size}_gram"
+    for kind, size, limit in LIMITS:
+        runs = runs_of(words, size * scale)
+        if len(set(runs)) == len(runs):
+            break  # nothing occurs twice, so no longer run does
+        characters = _top_characters(runs) if kind == "top" else _duplicate_characters(runs)
+        if characters > (SHORT_LIMIT if is_short else limit) * total:
+            return f"{kind}_{size}_gram"
     return "duplicate_lines" if duplicate_lines(text) > (SHORT_LIMIT if is_short else DUPLICATE_LINES) else ""
 
 
 def words_of(text: str) -> tuple[list[str], int]:
     """The pieces of a text to make n-grams of, and how many of them make a word."""
-    pieces: list[str] = PIECE.findall(text)
-    words = [piece for piece in pieces if not MARK.fullmatch(piece)]
-    if sum(map(len, words)) < WORDS_SHARE * sum(map(len, pieces)):
-        return pieces, 1
-    characters = sum(len(word) for word in words if len(word) > LONGEST_WORD or CHARACTER.fullmatch(word))
-    if characters > sum(map(len, words)) / 2:
+    words: list[str] = WORD.findall(text)
+    length = sum(map(len, words))
+    # Blanks and marks together must be many before it is worth counting the marks.
+    if length < WORDS_SHARE * len(text) and length < WORDS_SHARE * (length + len(MARK.findall(text))):
+        return PIECE.findall(text), 1
+    characters = sum(len(word) for word in words if len(word) > LONGEST_WORD)
+    characters += 0 if text.isascii() else len(CHARACTER.findall(text))
+    if characters > length / 2:
         return [character for word in words for character in word], CHARACTERS_A_WORD
     return words, 1
 

@@ -1,7 +1,7 @@
 """How alike texts are: to each other, and to texts that were trained on."""
 
 import zlib
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from itertools import combinations
 
 from harness.scoring.repetition import runs_of, words_of
@@ -22,10 +22,10 @@ def compression_ratio(texts: Sequence[str]) -> float | None:
     return len(data) / len(zlib.compress(data, 9)) if data.strip() else None
 
 
-def distinct_share(texts: Iterable[str], size: int = 2) -> float | None:
-    """Distinct-n (Li et al. 2016, arXiv:1510.03055): different n-grams by n-grams; None where there is none."""
-    runs = [run for text in texts for run in ngrams(text, size)]
-    return len(set(runs)) / len(runs) if runs else None
+def distinct_share(texts: Sequence[Sequence[Ngram]]) -> float | None:
+    """Distinct-n (Li et al. 2016, arXiv:1510.03055): different n-grams by n-grams of all texts; None where there is none."""
+    count = sum(map(len, texts))
+    return len(set[Ngram]().union(*texts)) / count if count else None
 
 
 def pairwise_similarity(texts: Sequence[str]) -> float | None:

@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 from harness.cell_checks import CellCheck
 from harness.records import CellResult, Generation, SplitSummary, SuiteResult, TrainResult
+from harness.store import CellFolder
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -23,8 +24,8 @@ class Tracker(Protocol):
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Values at a step; never blocks."""
 
-    def log_check(self, check: CellCheck) -> None:
-        """What preflight found, and the report on the rows."""
+    def log_check(self, check: CellCheck, data_report: Path) -> None:
+        """What preflight found, and the report on the rows where there is one."""
 
     def log_splits(self, splits: Mapping[str, SplitSummary]) -> None:
         """The datasets that went in."""
@@ -35,8 +36,14 @@ class Tracker(Protocol):
     def log_suite(self, result: SuiteResult, generations: Sequence[Generation]) -> None:
         """Estimates, and the table of generations with their scores."""
 
+    def log_failing(self, folder: CellFolder, results: Sequence[SuiteResult]) -> None:
+        """Answers that failed, as traces with their scores."""
+
     def log_failure(self, result: CellResult) -> None:
         """Where and why the cell failed."""
+
+    def log_records(self, folder: CellFolder, result: CellResult) -> None:
+        """All that findings, rankings and reports are made from, so that they can be made anywhere."""
 
     def close(self, status: RunStatus) -> None:
         """Delivers what is waiting and ends the run with a status that is true."""
@@ -49,9 +56,11 @@ class NullTracker:
 
     def log_params(self, params: Mapping[str, str]) -> None: ...
     def log_metrics(self, values: Mapping[str, float], step: int) -> None: ...
-    def log_check(self, check: CellCheck) -> None: ...
+    def log_check(self, check: CellCheck, data_report: Path) -> None: ...
     def log_splits(self, splits: Mapping[str, SplitSummary]) -> None: ...
     def log_train(self, result: TrainResult, folder: Path) -> None: ...
     def log_suite(self, result: SuiteResult, generations: Sequence[Generation]) -> None: ...
+    def log_failing(self, folder: CellFolder, results: Sequence[SuiteResult]) -> None: ...
     def log_failure(self, result: CellResult) -> None: ...
+    def log_records(self, folder: CellFolder, result: CellResult) -> None: ...
     def close(self, status: RunStatus) -> None: ...

@@ -4,10 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.records import Finding, warning_names
+from harness.config import ExperimentConfig
+from harness.ranking import Ranking
+from harness.records import CellResult
+from harness.reports.decision import experiment_argument
 from harness.store import ExperimentFolder, write_text
 from harness.tracking.base import RunStatus
-from harness.tracking.connection import client, run_exists, source_tags
+from harness.tracking.connection import client, deliver, run_exists, source_tags
+from harness.tracking.notes import NOTE_TAG, experiment_note
+from harness.tracking.outcomes import SWEEP_COLUMNS, compared_fields, swept_everywhere
+from harness.tracking.views import Shown, logged_name, save_view
+from harness.tracking.writer import UNSAFE_NAME
 
 
 def open_parent_run(folder: ExperimentFolder, experiment_id: str, name: str, config: Mapping[str, Any]) -> str:
@@ -30,27 +37,41 @@ def open_parent_run(folder: ExperimentFolder, experiment_id: str, name: str, con
     return str(run_id)
 
 
-def close_parent_run(run_id: str, files: Sequence[Path], params: Mapping[str, str], *, failed: bool) -> None:
+def close_parent_run(run_id: str, files: Sequence[Path], tags: Mapping[str, str], *, failed: bool) -> None:
     """Uploads the report and ends the parent run."""
-    store = client()
-    for path in files:
-        store.log_artifact(run_id, str(path))
-    for key, value in params.items():
-        store.set_tag(run_id, key, value)
-    store.set_terminated(run_id, "FAILED" if failed else "FINISHED")
-
-
-def log_findings(run_id: str, findings: Sequence[Finding]) -> None:
-    """Findings as tags (`harness.finding.CHECK`) and as one JSON file."""
     from mlflow.entities import RunTag
 
     store = client()
-    tags = [
-        RunTag(f"harness.finding.{f.check}", f"{f.severity}: {f.message}" if f.outcome == "fired" else f.outcome)
-        for f in findings
-    ]
-    store.log_batch(run_id, tags=[*tags, RunTag("harness.warnings", warning_names(findings) or "none")])
-    store.log_dict(run_id, {"findings": [f.model_dump(mode="json") for f in findings]}, "findings.json")
+    for path in files:
+        store.log_artifact(run_id, str(path))
+    store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    store.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+
+
+def describe_experiment(
+    run_id: str, experiment_id: str, ranking: Ranking, results: Sequence[CellResult], config: ExperimentConfig
+) -> str:
+    """Gives the experiment its note and its view; returns the note.
+
+    Args:
+        run_id: of the parent run, which holds the report.
+        experiment_id: at MLflow.
+        ranking: of the experiment.
+        results: of its cells and references.
+        config: of the experiment.
+    """
+    report = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/report.html"
+    note = experiment_note(ranking, config.description, report, f"harness run {experiment_argument(config)}")
+    deliver("note", lambda: client().set_experiment_tag(experiment_id, NOTE_TAG, note))
+    whole = {name for result in results for name in result.metrics()}
+    measured = [name for name in ranking.secondary if name in whole]
+
+    def params(fields: Sequence[str]) -> tuple[str, ...]:
+        return tuple(UNSAFE_NAME.sub("_", f"sweep.{field}") for field in fields[:SWEEP_COLUMNS])
+
+    swept, everywhere = params(compared_fields(results)), params(swept_everywhere(results))
+    save_view(experiment_id, Shown(logged_name(ranking.criterion, whole), tuple(measured), swept, everywhere))
+    return note
 
 
 def end_run(run_id: str, status: RunStatus) -> None:

@@ -39,14 +39,14 @@ def read_foreign_run(run_id: str, uri: str | None, is_wanted: Callable[[str], bo
 
     Raises: StoreError: the store can't be reached.
     """
-    for store in [uri] if uri else _local_stores():
+    for store in [uri] if uri else local_stores():
         found = _read(run_id, store, is_wanted)
         if found is not None:
             return found
     return None
 
 
-def _local_stores() -> list[str]:
+def local_stores() -> list[str]:
     """MLflow's defaults, of today and of before; naming one that isn't there would make it."""
     database, folder = Path.cwd() / "mlflow.db", Path.cwd() / "mlruns"
     stores = [f"sqlite:///{database}"] if database.is_file() else []
@@ -66,9 +66,9 @@ def _read(run_id: str, store: str, is_wanted: Callable[[str], bool]) -> ForeignR
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise StoreError(_unreachable(store, error)) from error
+        raise StoreError(unreachable(store, error)) from error
     except Exception as error:  # whatever the store's driver or HTTP library raises
-        raise StoreError(_unreachable(store, error)) from error
+        raise StoreError(unreachable(store, error)) from error
     logged = [metric.timestamp for history in histories.values() for metric in history]
     return ForeignRun(
         name=str(run.info.run_name or run_id),
@@ -91,6 +91,7 @@ def _value(value: float) -> float:
     return math.copysign(math.inf, value) if abs(value) > LARGEST else value
 
 
-def _unreachable(store: str, error: Exception) -> str:
+def unreachable(store: str, error: Exception) -> str:
+    """Says that a store can't be read, and why, without any password."""
     reason = (str(error).splitlines() or [type(error).__name__])[0].replace(store, without_password(store))
     return f"the MLflow store {without_password(store)} can't be read: {reason}; check MLFLOW_TRACKING_URI"

@@ -1,24 +1,29 @@
 """The MLflow run of one cell or reference."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from harness.cell_checks import CellCheck
 from harness.grid import CellSpec
 from harness.records import CellResult, Generation, SplitSummary, SuiteResult, TrainResult
 from harness.store import CellFolder, write_text
 from harness.tracking.base import RunStatus
-from harness.tracking.connection import client, current_uri, deliver, run_exists, source_tags
-from harness.tracking.writer import UNSAFE_NAME, MetricWriter
+from harness.tracking.connection import client, deliver, run_exists, source_tags
+from harness.tracking.logged_datasets import DatasetLink, split_inputs, split_link, suite_input, suite_link
+from harness.tracking.logged_models import checkpoint_step, evaluated_model, log_checkpoint
+from harness.tracking.record_files import log_cell
+from harness.tracking.traces import failing_answers, log_traces
+from harness.tracking.writer import UNSAFE_NAME, MetricLink, MetricWriter
 
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 5000
 MAX_BATCH = 100
 TABLE_ROWS = 1000
+COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 class MlflowTracker:
@@ -27,10 +32,14 @@ class MlflowTracker:
     def __init__(self, spec: CellSpec, folder: CellFolder, experiment_id: str) -> None:
         self._client = client()
         self._spec = spec
+        self._experiment_id = experiment_id
+        self._has_new_answers = False
         self.run_id = self._open(spec, folder, experiment_id)
         # Swept fields first: they head the list of params.
         self.log_params({f"sweep.{key}": str(value) for key, value in spec.cell.overrides.items()})
         self._writer = MetricWriter(self._client, self.run_id)
+        # MLflow sorts params as text; as metrics they sort as numbers.
+        self.log_metrics({f"sweep/{key}": value for key, value in numbers(spec.cell.overrides).items()}, 0)
         self._monitor = _system_monitor(self.run_id) if spec.system_metrics else None
 
     def _open(self, spec: CellSpec, folder: CellFolder, experiment_id: str) -> str:
@@ -48,6 +57,9 @@ class MlflowTracker:
             "harness.grid_key": cell.group,
             "harness.name": cell.name,
         }
+        if cell.seed is None:
+            # What a reference is; the UI opens the parent of such a run, so that all its cells are seen at once.
+            tags["mlflow.runType"] = "evaluation"
         run_id = str(self._client.create_run(experiment_id, tags=tags, run_name=cell.name).info.run_id)
         write_text(folder.run_id, run_id)
         return run_id
@@ -66,30 +78,20 @@ class MlflowTracker:
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         self._writer.put({UNSAFE_NAME.sub("_", name): value for name, value in values.items()}, step)
 
-    def log_check(self, check: CellCheck) -> None:
+    def log_check(self, check: CellCheck, data_report: Path) -> None:
         warned = check.messages("warning")
         verdict = "; ".join(warned)[:MAX_TAG_LENGTH] or "ok"
         deliver("preflight", lambda: self._client.set_tag(self.run_id, "harness.preflight", verdict))
         deliver(
             "preflight", lambda: self._client.log_dict(self.run_id, check.model_dump(mode="json"), "preflight.json")
         )
-        if check.data_report and Path(check.data_report).exists():
-            content = json.loads(Path(check.data_report).read_text(encoding="utf-8"))
+        if data_report.exists():
+            content = json.loads(data_report.read_text(encoding="utf-8"))
             deliver("data report", lambda: self._client.log_dict(self.run_id, content, "data_report.json"))
 
     def log_splits(self, splits: Mapping[str, SplitSummary]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        inputs = []
-        for name, split in splits.items():
-            profile = split.model_dump_json(include={"rows_used", "tokens", "supervised_tokens", "truncated"})
-            dataset = Dataset(
-                name=f"{Path(split.source).stem}", digest=split.digest[:36], source_type="local",
-                source=f'{{"uri": "{split.source}"}}', profile=profile,
-            )  # fmt: skip
-            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", name)]))
         # Two processes that log the same dataset at once collide in MLflow's store; the second attempt finds it there.
-        deliver("datasets", lambda: self._client.log_inputs(self.run_id, inputs))
+        deliver("datasets", lambda: self._client.log_inputs(self.run_id, split_inputs(splits)))
 
     def log_train(self, result: TrainResult, folder: Path) -> None:
         totals = {
@@ -99,10 +101,11 @@ class MlflowTracker:
         }
         if result.peak_memory_gib is not None:
             totals["peak_memory_gib"] = result.peak_memory_gib
-        self.log_metrics(totals, result.steps)
+        self.log_metrics(totals, 0)
         self.log_params({f"environment.{name}": value for name, value in result.environment.items()})
         commit = result.environment.get("git_commit", "")
-        deliver("commit", lambda: self._client.set_tag(self.run_id, "mlflow.source.git.commit", commit))
+        if COMMIT.fullmatch(commit):
+            deliver("commit", lambda: self._client.set_tag(self.run_id, "mlflow.source.git.commit", commit))
         if result.stopped_on:
             why = result.stopped_on[:MAX_TAG_LENGTH]
             deliver("reason to stop", lambda: self._client.set_tag(self.run_id, "harness.stopped_on", why))
@@ -110,45 +113,39 @@ class MlflowTracker:
             deliver("checkpoints", partial(self._log_checkpoint, kind, folder / relative, result))
 
     def _log_checkpoint(self, kind: str, path: Path, result: TrainResult) -> None:
-        """By reference where the store is on this disk, else as artifacts without the optimizer's state."""
-        import mlflow
-        from mlflow.entities import LoggedModelOutput
-
-        if urlsplit(current_uri()).scheme in ("sqlite", "file", ""):
-            step = result.best_step if kind == "best" else result.steps
-            model = mlflow.create_external_model(
-                name=f"{UNSAFE_NAME.sub('_', self._spec.cell.name).replace(':', '_').replace('/', '_').replace('.', '_')}-{kind}",
-                source_run_id=self.run_id,
-                params={"step": str(step), "checkpoint": str(path)},
-                tags={"harness.cell": self._spec.cell.id, "harness.checkpoint": str(path)},
-                model_type="adapter" if self._spec.cell.config.adapter is not None else "causal-lm",
-                experiment_id=self._client.get_run(self.run_id).info.experiment_id,
-            )
-            self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step or 0)])
-            return
-        for file in sorted(path.iterdir()):
-            if file.name not in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-                self._client.log_artifact(self.run_id, str(file), f"checkpoints/{kind}")
+        model_id = log_checkpoint(self.run_id, self._experiment_id, self._spec, result, kind, path)
+        loss = result.best_eval_loss if kind == "best" else result.eval_loss
+        validation = result.splits.get("validation")
+        if isinstance(loss, float) and validation is not None:
+            link = MetricLink(model_id, *split_link(validation))
+            self._writer.put({"eval_loss": loss}, checkpoint_step(result, kind), link)
 
     def log_suite(self, result: SuiteResult, generations: Sequence[Generation]) -> None:
+        self._has_new_answers = True
+        deliver("dataset", lambda: self._client.log_inputs(self.run_id, [suite_input(result)]))
         values: dict[str, float] = {}
         for name, metric in result.metrics.items():
             key = f"{result.suite}.{name}"
             values |= {key: metric.value, f"{key}.low": metric.low, f"{key}.high": metric.high}
-        values |= {f"{result.suite}.{name}": metric.value for name, metric in result.slice_metrics.items()}
-        self.log_metrics(values, 0)
-        scores: dict[str, dict[str, float | None]] = {}
-        failures: dict[str, str] = {}
-        for score in result.scores:
-            scores.setdefault(score.example_id, {})[score.metric] = score.value
-            if score.failure:
-                failures[score.example_id] = score.failure
-        rows = generations[:TABLE_ROWS]
-        table: dict[str, Any] = {field: [getattr(row, field) for row in rows] for field in Generation.model_fields}
-        for column in sorted({name for row in scores.values() for name in row}):
-            table[column] = [scores.get(row.example_id, {}).get(column) for row in rows]
-        table["failure"] = [failures.get(row.example_id, "") for row in rows]
-        deliver("generations", lambda: self._log_table(result, table))
+        self._put_linked(values, suite_link(result))
+        # A section of their own in the UI, folded away from the metrics of whole suites.
+        self.log_metrics(
+            {f"slices/{result.suite}.{name}": metric.value for name, metric in result.slice_metrics.items()}, 0
+        )
+        deliver("generations", lambda: self._log_table(result, _table(result, generations)))
+
+    def _put_linked(self, values: Mapping[str, float], dataset: DatasetLink) -> None:
+        """At step 0 whatever the checkpoint's step: the UI draws bars of those, and lines of anything later."""
+        model_id = evaluated_model(self.run_id, self._experiment_id)
+        link = MetricLink(model_id, *dataset) if model_id else None
+        self._writer.put({UNSAFE_NAME.sub("_", name): value for name, value in values.items()}, 0, link)
+
+    def log_failing(self, folder: CellFolder, results: Sequence[SuiteResult]) -> None:
+        if not self._has_new_answers or not self._spec.failing_traces:
+            return
+        answers = failing_answers(folder, results, self._spec.criterion, self._spec.failing_traces)
+        model_id = evaluated_model(self.run_id, self._experiment_id)
+        deliver("traces", lambda: log_traces(self.run_id, self._experiment_id, model_id, answers))
 
     def _log_table(self, result: SuiteResult, table: Mapping[str, Any]) -> None:
         path = f"generations/{result.suite}.json"
@@ -163,6 +160,9 @@ class MlflowTracker:
         deliver("failure", lambda: self._client.set_tag(self.run_id, "harness.error", error))
         deliver("traceback", lambda: self._client.log_text(self.run_id, result.traceback, "traceback.txt"))
 
+    def log_records(self, folder: CellFolder, result: CellResult) -> None:
+        log_cell(self.run_id, folder, result)
+
     def close(self, status: RunStatus) -> None:
         if self._monitor is not None:
             self._monitor.finish()
@@ -176,3 +176,24 @@ def _system_monitor(run_id: str) -> Any:
     monitor = SystemMetricsMonitor(run_id, resume_logging=True)
     monitor.start()
     return monitor
+
+
+def _table(result: SuiteResult, generations: Sequence[Generation]) -> dict[str, Any]:
+    """Columns of answers with their scores."""
+    scores: dict[str, dict[str, float | None]] = {}
+    failures: dict[str, str] = {}
+    for score in result.scores:
+        scores.setdefault(score.example_id, {})[score.metric] = score.value
+        if score.failure:
+            failures[score.example_id] = score.failure
+    rows = generations[:TABLE_ROWS]
+    table: dict[str, Any] = {field: [getattr(row, field) for row in rows] for field in Generation.model_fields}
+    for column in sorted({name for row in scores.values() for name in row}):
+        table[column] = [scores.get(row.example_id, {}).get(column) for row in rows]
+    table["failure"] = [failures.get(row.example_id, "") for row in rows]
+    return table
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those of the values that are numbers."""
+    return {key: float(v) for key, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}

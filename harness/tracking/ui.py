@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harness.errors import StoreError
 from harness.tracking.connection import select_store, without_password
+from harness.tracking.views import VIEW_QUERY
 
 
 def experiment_addresses(names: Sequence[str], uri: str | None, port: int) -> list[str]:
@@ -24,7 +25,7 @@ def experiment_addresses(names: Sequence[str], uri: str | None, port: int) -> li
             raise StoreError(
                 f"MLflow at {without_password(store)} knows no experiment {name!r}; run it in this folder first"
             )
-        addresses.append(f"{without_password(server)}/#/experiments/{found.experiment_id}/runs")
+        addresses.append(f"{without_password(server)}/#/experiments/{found.experiment_id}/runs?{VIEW_QUERY}")
     return addresses
 
 

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -18,6 +18,15 @@ logger = logging.getLogger(__name__)
 UNSAFE_NAME = re.compile(r"[^\w\-. :/]")
 BATCH_SIZE = 1000
 FLUSH_SECONDS = 2.0
+
+
+class MetricLink(NamedTuple):
+    """What a metric was measured of, and on what."""
+
+    model_id: str
+    """Of the logged model."""
+    dataset_name: str
+    dataset_digest: str
 
 
 class MetricWriter:
@@ -33,13 +42,14 @@ class MetricWriter:
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
-    def put(self, values: Mapping[str, float], step: int) -> None:
-        """Queues values at one step."""
+    def put(self, values: Mapping[str, float], step: int, link: MetricLink | None = None) -> None:
+        """Queues values at one step; with a link they are the logged model's too."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
+        linked = {**link._asdict(), "run_id": self._run_id} if link else {}
         for name, value in values.items():
-            self._queue.put(Metric(name, float(value), now, step))
+            self._queue.put(Metric(name, float(value), now, step, **linked))
 
     def close(self) -> None:
         """Delivers what is queued; says so where that fails."""
