@@ -32,7 +32,7 @@ format: install
 	$(BIN)/ruff check --fix harness evals tests benchmarks docs
 
 docs: install
-	$(BIN)/python -m mkdocs build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo 'Open site/index.html'
 
 build: install

@@ -18,9 +18,7 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
         files.append(File.generated(config, name, content=(ROOT / source).read_text(encoding="utf-8")))
     for folder, pattern in (("benchmarks", "*.md"), ("experiments", "*.yaml")):
         for path in sorted((ROOT / folder).glob(pattern)):
-            files.append(
-                File.generated(config, f"{folder}/{path.name}", content=path.read_text(encoding="utf-8"))
-            )
+            files.append(File.generated(config, f"{folder}/{path.name}", content=path.read_text(encoding="utf-8")))
     return files
 
 
@@ -32,4 +30,4 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return markdown
     if page.file.src_uri.startswith("benchmarks/"):
         return markdown.replace("](../docs/", "](../")
-    return re.sub(r"\]\(\.\./(?=benchmarks/|experiments/)", "](", markdown)
+    return re.sub(r"\]\(\.\./(?=benchmarks/|experiments/)", "](", markdown.replace("](../README.md", "](index.md"))

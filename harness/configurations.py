@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.gates import clusters_of, per_example, sign_of
 from harness.records import CellResult
-from harness.stats import MIN_PAIRS, Array
+from harness.stats import MIN_PAIRS, Array, num_independent
 
 MIN_SIDE = 20
 """Examples that either side of the split must have: below, nothing is claimed or confirmed."""
@@ -24,6 +24,11 @@ class Items(NamedTuple):
     def num_clusters(self) -> int:
         """Independent examples."""
         return len(set(self.clusters))
+
+    @property
+    def num_independent(self) -> float:
+        """As many clusters of equal size would tell as much."""
+        return num_independent(self.clusters)
 
 
 class Configuration(NamedTuple):
@@ -59,12 +64,12 @@ class Contest(NamedTuple):
     def can_compare(self) -> bool:
         """Whether the examples are enough to claim anything."""
         fewest = MIN_SIDE if self.confirm_share else MIN_PAIRS
-        return len(self.items.ids) >= fewest and self.items.num_clusters >= MIN_PAIRS
+        return len(self.items.ids) >= fewest and self.items.num_independent >= MIN_PAIRS
 
     @property
     def can_confirm(self) -> bool:
         """Whether enough examples were kept apart to state a number on."""
-        return len(self.confirm.ids) >= MIN_SIDE
+        return len(self.confirm.ids) >= MIN_SIDE and self.confirm.num_independent >= MIN_PAIRS
 
     @property
     def has_seeds(self) -> list[bool]:
@@ -84,9 +89,12 @@ def confirms(cluster: str, share: float) -> bool:
 
 
 def make_contest(eligible: Sequence[CellResult], criterion: str, confirm_share: float) -> Contest:
-    """Configurations in the order of the file, scored on the examples that all of them share."""
+    """Configurations, scored on the examples that all of them share.
+
+    They are in the order of their names and seeds, so that the order in which cells are listed changes no draw.
+    """
     groups: dict[str, list[CellResult]] = {}
-    for cell in eligible:
+    for cell in sorted(eligible, key=lambda cell: (cell.name.rpartition(",seed=")[0] or cell.name, cell.seed or 0, cell.cell)):
         groups.setdefault(cell.group if cell.seed is not None else cell.cell, []).append(cell)
     scores = {cell.cell: per_example(cell, criterion) for cell in eligible}
     clusters: dict[str, str] = {}

@@ -13,14 +13,15 @@ from harness.stats import (
     MIN_PAIRS,
     Array,
     PairedDifference,
-    cluster_sums,
+    cluster_errors,
+    num_independent,
     paired_difference,
     paired_rates,
     wilson_of_rate,
 )
 
 LENT_FREEDOM = 3
-"""Degrees of freedom from which replicated configurations (one with four seeds, say) lend their seed noise to single ones."""
+"""Degrees of freedom (four seeds) from which one configuration alone lends its seed noise to single ones."""
 GRID = (np.arange(400) + 0.5) / 400
 
 
@@ -55,7 +56,7 @@ class Spread(NamedTuple):
     items: Array
     """(num_configs, num_configs): covariance of the means that comes from the choice of test items."""
     freedom_of_items: float
-    """Clusters less one."""
+    """Clusters less one, as far as they are of equal size."""
     noise: SeedNoise | None
     """None: no configuration tells."""
     seed_weights: Array
@@ -70,10 +71,10 @@ class Spread(NamedTuple):
 def spread(scores: Sequence[Array], clusters: Sequence[str], has_seeds: Sequence[bool] | None = None) -> Spread:
     """Variance of the means of configurations over items (clusters of them) and over training seeds.
 
-    Items: sample covariance over cluster sums of the seed-averaged scores, factor G / (G - 1). Seeds: variance of the
-    runs' means within configurations, pooled over configurations, less the part that items explain, as in the expected
-    mean squares of a two-way random layout. Unknown with one seed everywhere, or where too few replicates would have to
-    lend it to configurations with one.
+    Items: sample covariance over cluster sums of the seed-averaged scores, factor G / (G - 1) where they are of equal
+    size. Seeds: variance of the runs' means within configurations, pooled over configurations, less the part that items
+    explain, as in the expected mean squares of a two-way random layout. Unknown with one seed everywhere, or where a
+    single configuration with too few replicates would have to lend it to those with one.
 
     Args:
         scores: one array (num_seeds, num_items) a configuration, the same items in all.
@@ -83,19 +84,17 @@ def spread(scores: Sequence[Array], clusters: Sequence[str], has_seeds: Sequence
     trained = list(has_seeds) if has_seeds is not None else [True] * len(scores)
     averaged = np.stack([s.mean(axis=0) for s in scores])  # (num_configs, num_items)
     means = averaged.mean(axis=1)
-    sums = cluster_sums(averaged - means[:, None], clusters)
-    num_clusters = sums.shape[1]
-    factor = num_clusters / max(num_clusters - 1, 1) / averaged.shape[1] ** 2
+    errors = cluster_errors(averaged - means[:, None], clusters)  # (num_configs, num_clusters)
     weights = np.array([1 / len(s) if is_trained else 0.0 for s, is_trained in zip(scores, trained, strict=True)])
     repeated = [s for s, is_trained in zip(scores, trained, strict=True) if is_trained and len(s) > 1]
     freedom = float(sum(len(s) - 1 for s in repeated))
     noise = None
-    if freedom >= (LENT_FREEDOM if (weights == 1).any() else 1):
+    if freedom >= (LENT_FREEDOM if len(repeated) == 1 and (weights == 1).any() else 1):
         between = sum(float(((s.mean(axis=1) - s.mean()) ** 2).sum()) for s in repeated) / freedom
         rests = [s - s.mean(axis=0) - s.mean(axis=1, keepdims=True) + s.mean() for s in repeated]
-        residual = factor * sum(float((cluster_sums(rest, clusters) ** 2).sum()) for rest in rests) / freedom
+        residual = sum(float((cluster_errors(rest, clusters) ** 2).sum()) for rest in rests) / freedom
         noise = SeedNoise(between, residual, freedom)
-    return Spread(means, factor * sums @ sums.T, float(max(num_clusters - 1, 1)), noise, weights)
+    return Spread(means, errors @ errors.T, max(num_independent(clusters) - 1, 1.0), noise, weights)
 
 
 class Uncertainty(NamedTuple):
@@ -160,7 +159,7 @@ def mean_estimate(values: Array, clusters: Sequence[str], noise: SeedNoise | Non
     low, high = value - margin, value + margin
     if np.isin(values, (0.0, 1.0)).all():
         z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-        low, high = wilson_of_rate(value, (margin / z) ** 2, n, len(set(clusters)), z)
+        low, high = wilson_of_rate(value, (margin / z) ** 2, n, num_independent(clusters), z)
     return Estimate(value=value, low=low, high=high, n=n, unscored=unscored)
 
 
@@ -191,22 +190,28 @@ def difference(
     has_seeds: tuple[bool, bool] = (True, True),
 ) -> PairedDifference | None:  # fmt: skip
     """`compare_two`, with the seeds' noise known from elsewhere, such as from more configurations than the two."""
-    if len(set(clusters)) < MIN_PAIRS:
+    independent = num_independent(clusters)
+    if independent < MIN_PAIRS:
         return None
     is_single = noise is None and len(a) == len(b) == 1
-    gaps, num_clusters = a.mean(axis=0) - b.mean(axis=0), len(set(clusters))  # (num_items,)
+    gaps = a.mean(axis=0) - b.mean(axis=0)  # (num_items,)
     # Where every item changes alike there is no variance to go by, and a cluster counts as one item.
-    counted = gaps if num_clusters == len(clusters) else gaps[:num_clusters] if np.ptp(gaps) == 0 else None
-    if is_single and counted is not None and np.isin(np.concatenate([a, b]), (0.0, 1.0)).all():
-        return paired_rates(int((counted > 0).sum()), int((counted < 0).sum()), num_clusters)
+    is_alike = bool(np.ptp(gaps) == 0) and gaps[0] in (-1.0, 0.0, 1.0)
+    counted = gaps if independent == len(clusters) else gaps[: int(independent)] if is_alike else None
+    rates = None
+    if counted is not None and np.isin(np.concatenate([a, b]), (0.0, 1.0)).all():
+        rates = paired_rates(int((counted > 0).sum()), int((counted < 0).sum()), len(counted))
+    if is_single and rates:
+        return rates
     found = spread([a, b], clusters, has_seeds)
     variance = float(found.items[0, 0] + found.items[1, 1] - 2 * found.items[0, 1])
     known = Uncertainty(max(variance, 0.0), found.freedom_of_items, noise, float(found.seed_weights.sum()))
     mean, margin = float(found.means[0] - found.means[1]), known.margin()
     by_t = PairedDifference(mean, mean - margin, mean + margin, known.p_value(mean))
-    if not is_single:
-        return by_t
-    drawn = paired_difference(a[0], b[0], clusters, resamples=resamples, seed=seed)
-    return PairedDifference(
-        mean, min(by_t.low, drawn.low), max(by_t.high, drawn.high), max(by_t.p_value, drawn.p_value)
-    )
+    if is_single:
+        return _widest(by_t, paired_difference(a[0], b[0], clusters, resamples=resamples, seed=seed))
+    return _widest(by_t, rates) if rates and is_alike else by_t
+
+
+def _widest(a: PairedDifference, b: PairedDifference) -> PairedDifference:
+    return PairedDifference(a.mean, min(a.low, b.low), max(a.high, b.high), max(a.p_value, b.p_value))

@@ -6,14 +6,14 @@ from typing import Literal, NamedTuple
 
 from harness.errors import ConfigError
 from harness.records import CellResult, Estimate, Finding
-from harness.stats import MIN_PAIRS, non_inferiority
+from harness.stats import MIN_PAIRS, non_inferiority, num_independent
 from harness.stats import estimate as estimate_of
 
 Part = Literal["value", "low", "high"]
 THRESHOLD = re.compile(
-    r"(?P<metric>[\w.-]+?)(?:\.(?P<part>low|high))?\s*(?P<sign>>=|<=|>|<)\s*(?P<number>-?[\d.]+(?:[eE]-?\d+)?)"
+    r"(?P<metric>[\w.-]+?)(?:\.(?P<part>low|high))?\s*(?P<sign>>=|<=|>|<)\s*(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?)"
 )
-NOT_WORSE = re.compile(r"(?P<metric>[\w.-]+)\s+not_worse_than\s+base\s+by\s+(?P<margin>[\d.]+)")
+NOT_WORSE = re.compile(r"(?P<metric>[\w.-]+)\s+not_worse_than\s+base\s+by\s+(?P<margin>\d+\.?\d*|\.\d+)")
 LOWER_IS_BETTER = frozenset({
     "nll", "bits_per_byte", "perplexity", "word_perplexity", "byte_perplexity", "ter", "wer",
 })  # fmt: skip
@@ -134,10 +134,16 @@ def _not_worse(candidate: Candidate, metric: str, margin: float) -> str:
     if len(shared) < MIN_PAIRS:
         return f"{metric} can't be compared with the base on {len(shared)} examples; {MIN_PAIRS} are needed"
     clusters, sign = clusters_of(candidate.result, metric), sign_of(metric)
+    names = [clusters.get(i, i) for i in shared]
+    if num_independent(names) < MIN_PAIRS:
+        return (
+            f"{metric} can't be compared with the base on {len(shared)} examples of {len(set(names))} sources, too few or too unequal "
+            f"in size; {MIN_PAIRS} equal ones are needed"
+        )
     found = non_inferiority(
         [sign * ours[i] for i in shared],
         [sign * theirs[i] for i in shared],
-        [clusters.get(i, i) for i in shared],
+        names,
         margin,
     )
     if found.verdict == "retained":

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from harness.crossed import Spread, chi_squares
-from harness.stats import Array, holm
+from harness.stats import Array, holm, num_independent
 
 Indices = NDArray[np.intp]
 
@@ -51,7 +51,7 @@ def compare_all(
         seed: of the draws.
     """
     first, second = np.triu_indices(len(spread.means), k=1)
-    observed, errors, p_values = _pairs(spread, first, second)
+    observed, errors, p_values = _pairs(spread, first, second, num_independent(clusters))
     if len(set(clusters)) == len(clusters):
         exact = _mcnemar(scores, first, second)
         p_values = np.maximum(p_values, exact)
@@ -61,8 +61,12 @@ def compare_all(
     own = np.sqrt(np.diag(spread.covariance))
     own_inverse = np.divide(1.0, own, out=np.zeros_like(own), where=own > 0)
     exceeded, largest = np.zeros(len(order)), []
+    constant, rng = np.flatnonzero(own == 0), np.random.default_rng([seed, 1])
     for drawn in _draws(spread, resamples, seed):  # (CHUNK, num_configs)
-        largest.append(np.abs(drawn * own_inverse).max(axis=1))
+        standardized = drawn * own_inverse
+        # Rows without any spread still take part in "all rows together": their Wilson intervals reach as far.
+        standardized[:, constant] = rng.standard_normal((len(drawn), len(constant)))
+        largest.append(np.abs(standardized).max(axis=1))
         if len(order):
             t = np.abs(drawn[:, first[order]] - drawn[:, second[order]]) * inverse[order]
             successive = np.maximum.accumulate(t[:, ::-1], axis=1)[:, ::-1]
@@ -71,12 +75,14 @@ def compare_all(
     adjusted[order] = np.maximum.accumulate((exceeded + 1) / (resamples + 1))
     corrected = holm({(int(i), int(j)): float(p) for i, j, p in zip(first, second, p_values, strict=True)})
     by_holm = np.array([corrected[int(i), int(j)] for i, j in zip(first, second, strict=True)])
+    # Draws say nothing of a pair that no draw moves.
+    adjusted = np.where(errors > 0, adjusted, np.maximum(adjusted, by_holm))
     critical = float(np.quantile(np.concatenate(largest), 1 - alpha))
     return Comparisons(tuple(map(int, first)), tuple(map(int, second)), adjusted, by_holm, critical)
 
 
-def _pairs(spread: Spread, first: Indices, second: Indices) -> tuple[Array, Array, Array]:
-    """Statistic, standard error and unadjusted p-value of every pair."""
+def _pairs(spread: Spread, first: Indices, second: Indices, independent: float) -> tuple[Array, Array, Array]:
+    """Statistic, standard error and unadjusted p-value of every pair; where all items say the same, a sign test's."""
     items = np.diag(spread.items)
     variance = items[first] + items[second] - 2 * spread.items[first, second]  # (num_pairs,)
     # What rounding leaves between two rows of the same scores would be divided by.
@@ -86,19 +92,19 @@ def _pairs(spread: Spread, first: Indices, second: Indices) -> tuple[Array, Arra
     errors = np.sqrt(variance + weights * (noise.variance if noise else 0.0))
     gaps = np.abs(spread.means[first] - spread.means[second])
     gaps[gaps < 1e-12] = 0.0
-    # Scores without any spread differ surely or not at all.
     observed = np.divide(gaps, errors, out=np.where(gaps > 0, np.inf, 0.0), where=errors > 0)
     plausible = noise.plausible(chi_squares(noise.freedom)) if noise else np.zeros(1)
     scales = np.sqrt(variance[:, None] + weights[:, None] * plausible)  # (num_pairs, num_plausible)
     ratios = np.divide(gaps[:, None], scales, out=np.full_like(scales, np.inf), where=scales > 0)
     ratios[gaps == 0] = 0.0
-    return observed, errors, 2 * special.stdtr(spread.freedom_of_items, -ratios).mean(axis=1)
+    p_values = 2 * special.stdtr(spread.freedom_of_items, -ratios).mean(axis=1)
+    return observed, errors, np.where(variance > 0, p_values, np.maximum(p_values, 2 * 0.5 ** int(independent)))
 
 
 def _mcnemar(scores: Sequence[Array], first: Indices, second: Indices) -> Array:
     """Exact McNemar p-value of each pair of single runs of 0 and 1; 0, which limits nothing, for every other pair."""
-    single = np.array([len(s) == 1 and bool(np.isin(s, (0.0, 1.0)).all()) for s in scores])
-    right = np.stack([s[0] for s in scores])  # (num_configs, num_items)
+    single = np.array([len(s) == 1 and bool(np.isin(np.abs(s), (0.0, 1.0)).all()) for s in scores])
+    right = np.abs(np.stack([s[0] for s in scores]))  # (num_configs, num_items)
     gained = right @ (1 - right).T
     wins, losses = gained[first, second], gained[second, first]
     exact = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(wins, losses), wins + losses, 0.5))

@@ -223,6 +223,7 @@ def _with_pareto(rows: Sequence[RankingRow], config: RankingConfig) -> tuple[Ran
     """Marks the rows that no other one beats in one metric without losing in another."""
     names = weighed(rows, config)
     values = np.array([[sign_of(name) * row.metrics[name].value for name in names] for row in rows])
+    values = values.round(12)  # means that are equal on paper may differ in their last bits
 
     def is_dominated(k: int) -> bool:
         no_worse, better = (values >= values[k]).all(axis=1), (values > values[k]).any(axis=1)

@@ -28,6 +28,8 @@ TOO_FEW = (
 
 def method(config: RankingConfig, contest: Contest, standing: Standing) -> str:
     """How the order was found, in one sentence."""
+    if not contest.configurations:
+        return "No configuration passed the gates: there is nothing to order."
     if standing.spread is None:
         return "By the mean alone: too few examples to compare."
     noise = standing.spread.noise
@@ -62,16 +64,30 @@ def _caveats(config: RankingConfig, contest: Contest, standing: Standing) -> Ite
     if len(contest.configurations) > 1:
         yield _selected(config, contest, standing)
     if contest.confirm_share and not contest.can_confirm:
-        yield (
+        yield _too_few_to_confirm(contest)
+
+
+def _too_few_to_confirm(contest: Contest) -> str:
+    if len(contest.confirm.ids) < MIN_SIDE:
+        return (
             f"Only {len(contest.confirm.ids)} examples were kept for confirmation and {MIN_SIDE} are needed: no number is "
             "confirmed. Raise `limit` or ranking.confirm_share."
         )
+    return (
+        f"The {len(contest.confirm.ids)} examples that were kept for confirmation stem from {contest.confirm.num_clusters} sources, "
+        f"too few or too unequal in size ({MIN_PAIRS} equal ones are needed): no number is confirmed. Raise ranking.confirm_share."
+    )
 
 
 def _too_few(contest: Contest) -> str:
-    num_items, num_clusters = len(contest.items.ids), contest.items.num_clusters
+    num_items, num_clusters, independent = len(contest.items.ids), contest.items.num_clusters, contest.items.num_independent
     fewest = MIN_SIDE if contest.confirm_share else MIN_PAIRS
     if num_items >= fewest:
+        if num_clusters >= MIN_PAIRS:
+            return (
+                f"The {num_items} examples stem from {num_clusters} sources of very unequal size, which tell as much as "
+                f"{independent:.1f} of equal size, and {MIN_PAIRS} are needed to compare: no difference is claimed."
+            )
         return (
             f"The {num_items} examples stem from {num_clusters} sources that are independent of each other, and {MIN_PAIRS} "
             "are needed to compare: no difference is claimed."
@@ -111,6 +127,8 @@ def _selected(config: RankingConfig, contest: Contest, standing: Standing) -> st
     selected = f"The best score was selected on the {len(contest.items.ids)} examples that it is stated for and {is_optimistic}."
     if not contest.confirm_share:
         return f"{selected} Set ranking.confirm_share to keep examples apart that confirm it."
+    if not contest.can_confirm:
+        return selected
     if not any(contest.has_seeds):
         rest = "The confirmed number is free of that."
     elif standing.spread.noise is None:

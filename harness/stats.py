@@ -1,5 +1,6 @@
 """Intervals and paired comparisons."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -31,7 +32,7 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     return Interval(float(bounds.low), float(bounds.high))
 
 
-def wilson_of_rate(rate: float, variance: float, n: int, num_clusters: int, z: float) -> Interval:
+def wilson_of_rate(rate: float, variance: float, n: int, num_clusters: float, z: float) -> Interval:
     """Wilson interval of a rate whose variance is known: for as many independent examples as would have that variance.
 
     A rate of 0 or 1 shows no variance at all; then every cluster counts as one example. After Franco, Little, Louis and Slud 2019 (PMC6690503).
@@ -56,17 +57,17 @@ def estimate(values: Sequence[float], unscored: int = 0, clusters: Sequence[str]
     """
     array = np.asarray(values, dtype=float)
     mean, n = float(array.mean()), len(array)
-    is_rate, num_clusters = bool(np.isin(array, (0.0, 1.0)).all()), len(set(clusters)) or n
-    if is_rate and num_clusters == n:
+    clusters = clusters or tuple(map(str, range(n)))
+    is_rate, independent = bool(np.isin(array, (0.0, 1.0)).all()), num_independent(clusters)
+    if is_rate and len(set(clusters)) == n:
         low, high = wilson(int(array.sum()), n)
         return Estimate(value=mean, low=low, high=high, n=n, unscored=unscored)
-    sums = cluster_sums((array - mean)[None, :], clusters or tuple(map(str, range(n))))
-    variance = float((sums**2).sum()) * num_clusters / max(num_clusters - 1, 1) / n**2
-    margin = float(np.sqrt(variance) * stats.t.ppf(0.5 + CONFIDENCE / 2, max(num_clusters - 1, 1)))
+    variance = float((cluster_errors((array - mean)[None, :], clusters) ** 2).sum())
+    margin = float(np.sqrt(variance) * stats.t.ppf(0.5 + CONFIDENCE / 2, max(independent - 1, 1)))
     low, high = mean - margin, mean + margin
     if is_rate:
         z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
-        low, high = wilson_of_rate(mean, (margin / z) ** 2, n, num_clusters, z)
+        low, high = wilson_of_rate(mean, (margin / z) ** 2, n, independent, z)
     return Estimate(value=mean, low=low, high=high, n=n, unscored=unscored)
 
 
@@ -76,6 +77,32 @@ def cluster_sums(values: Array, clusters: Sequence[str]) -> Array:
     if len(names) == values.shape[1]:
         return values
     return np.stack([np.bincount(index, weights=row, minlength=len(names)) for row in values])
+
+
+def num_independent(clusters: Sequence[str]) -> float:
+    """How many clusters of equal size would tell as much as these (Kish 1965): one that holds most items tells little more than itself."""
+    sizes = np.array([*Counter(clusters).values()], dtype=float)
+    return round(float(sizes.sum() ** 2 / (sizes**2).sum()), 9) if len(sizes) else 0.0
+
+
+def cluster_errors(deviations: Array, clusters: Sequence[str]) -> Array:
+    """What each cluster adds to the error of the means; its product with its transpose is their covariance.
+
+    Clusters that hold a large share of the items pull the mean towards themselves and then deviate little from it; that is
+    made up for as in Bell and McCaffrey 2002 (CR2). Of equal clusters it is the factor G / (G - 1).
+
+    Args:
+        deviations: of the items from the mean of their row, (num_rows, num_items).
+        clusters: one name an item.
+
+    Returns: shape (num_rows, num_clusters); of a single cluster, the spread of its items, as if it were one of them.
+    """
+    sums, num_items = cluster_sums(deviations, clusters), deviations.shape[1]
+    if sums.shape[1] == 1:
+        return np.sqrt((deviations**2).mean(axis=1, keepdims=True))
+    shares = cluster_sums(np.ones((1, num_items)), clusters) / num_items
+    errors: Array = sums / (num_items * np.sqrt(1 - shares))
+    return errors
 
 
 def bootstrap_means(values: Array, clusters: Sequence[str], *, resamples: int, seed: int) -> Array:
@@ -172,10 +199,10 @@ def non_inferiority(
     resamples: int = 4000,
     seed: int = 0,
 ) -> NonInferiority:
-    """Surely not worse by the margin: retained; surely worse by more: forgot; else, or with fewer than 6 pairs: inconclusive.
+    """Surely not worse by the margin: retained; surely worse by more: forgot; else, or with fewer than 6 independent pairs: inconclusive.
 
     The bounds are the wider of a paired bootstrap over clusters and of Tango's interval (for scores of 0 and 1) or
-    Student's: a bootstrap alone is sure of everything where a few examples happen not to change.
+    Student's over the clusters: a bootstrap alone is sure of everything where a few examples happen not to change.
 
     Args:
         ours: score of every example, more is better.
@@ -186,14 +213,19 @@ def non_inferiority(
         seed: of the draws.
     """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    if len(a) < MIN_PAIRS:
+    independent = num_independent(clusters)
+    if independent < MIN_PAIRS:
         mean = float((a - b).mean()) if len(a) else float("nan")
         return NonInferiority("inconclusive", mean, -np.inf, np.inf, margin)
     means = bootstrap_means((a - b)[None, :], clusters, resamples=resamples, seed=seed)[:, 0]
     drawn = np.quantile(means, [1 - CONFIDENCE, CONFIDENCE])
     is_binary = bool(np.isin(np.concatenate([a, b]), (0.0, 1.0)).all())
-    modelled = tango(int((a > b).sum()), int((a < b).sum()), len(a)) if is_binary else _student(a - b)
-    low, high = min(float(drawn[0]), modelled.low), max(float(drawn[1]), modelled.high)
+    modelled = [_student(a - b, clusters)] if not is_binary or independent < len(a) else []
+    if is_binary and (independent == len(a) or np.ptp(a - b) == 0):  # without any spread, a cluster counts as one pair
+        gaps = (a - b)[: int(independent)]
+        modelled.append(tango(int((gaps > 0).sum()), int((gaps < 0).sum()), len(gaps)))
+    low = min(float(drawn[0]), *(bounds.low for bounds in modelled))
+    high = max(float(drawn[1]), *(bounds.high for bounds in modelled))
     verdict: Literal["retained", "forgot", "inconclusive"] = (
         "retained" if low > -margin else "forgot" if high < -margin else "inconclusive"
     )
@@ -224,10 +256,11 @@ def tango(gained: int, lost: int, n: int, confidence: float = CONFIDENCE) -> Int
     return Interval(float(low), float(high))
 
 
-def _student(differences: Array) -> Interval:
-    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
-    margin = error * float(stats.t.ppf(CONFIDENCE, len(differences) - 1))
-    return Interval(float(differences.mean()) - margin, float(differences.mean()) + margin)
+def _student(differences: Array, clusters: Sequence[str]) -> Interval:
+    mean = float(differences.mean())
+    error = float(np.sqrt((cluster_errors((differences - mean)[None, :], clusters) ** 2).sum()))
+    margin = error * float(stats.t.ppf(CONFIDENCE, num_independent(clusters) - 1))
+    return Interval(mean - margin, mean + margin)
 
 
 def holm(p_values: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -285,3 +286,38 @@ def test_the_table_fits_eighty_columns_and_shows_no_control_characters() -> None
     assert "\x1b" not in done.stdout
     assert "[U+001B]" in done.stdout
     assert "[bold]x[/bold]" in done.stdout
+
+
+def test_every_result_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results hold the score of every example: reading them is most of what a comparison takes."""
+    for name in ("one", "other", "third"):
+        write_cell("x", name, held_out(ONE if name == "one" else OTHER))
+    read: list[Path] = []
+
+    def counted(path: Path, kind: Any) -> Any:
+        read.append(path)
+        return read_record(path, kind)
+
+    for module in ("compared_runs", "targets"):
+        monkeypatch.setattr(f"harness.{module}.read_record", counted)
+    assert len(compare(["one", "other", "third"]).pairs) == 2
+    results = [path for path in read if path.name == "result.json"]
+    assert len(results) == len(set(results)) == 3
+
+
+def test_claims_of_slices_do_not_hang_on_how_many_draws_are_affordable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few draws the smallest p-value could never pass an adjustment over many slices."""
+    from harness import comparison
+
+    kinds = [f"kind{n}" for n in range(60)]
+    for name, level in (("one", 0.9), ("other", 0.2)):
+        cell = write_cell("x", name, held_out([level + 0.001 * n for n in range(40)]))
+        result = read_record(cell.result, CellResult)
+        suite = result.suites[0]
+        slices = {f"exact_match.{kind}": suite.metrics["exact_match"] for kind in kinds}
+        update = {"slices": dict.fromkeys(suite.slices, tuple(kinds)), "slice_metrics": slices}
+        write_record(cell.result, result.model_copy(update={"suites": (suite.model_copy(update=update),)}))
+    found = compare(["one", "other"]).pairs[0].slices
+    assert {difference.better for difference in found.values()} == {"a"}
+    monkeypatch.setattr(comparison, "SLICE_RESAMPLES", comparison.RESAMPLES)
+    assert {difference.better for difference in compare(["one", "other"]).pairs[0].slices.values()} == {"a"}

@@ -45,6 +45,15 @@ THINKING = (
     "{% if m.reasoning_content and loop.last %}{{ '<think>\\n' + m.reasoning_content + '\\n</think>\\n\\n' }}{% endif %}"
     "{{ m.content + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+# DeepSeek-R1: only the first of all calls has a header.
+HEADER_ONCE = (
+    "{% set seen = namespace(call=false) %}{% for m in messages %}{% if m.tool_calls %}{% for c in m.tool_calls %}"
+    "{{ '\\n' if seen.call else '<|assistant|><|calls|>' }}{% set seen.call = true %}"
+    "{{ '<|call|>function<|sep|>' + (c.function | tojson) + '<|call_end|>' }}{% endfor %}{{ '<|end|>' }}"
+    "{% elif m.role == 'tool' %}{{ '<|result|>' + m.content + '<|result_end|>' }}"
+    "{% else %}{{ '<|' + m.role + '|>' + m.content + ('<|end|>' if m.role == 'assistant' else '') }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|><think>\\n' }}{% endif %}"
+)
 TOOLS = (
     "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}"
     "{% for c in m.tool_calls or [] %}{{ '\\n<call>' + (c.function | tojson) + '</call>' }}{% endfor %}{{ '<|im_end|>\\n' }}"
@@ -220,6 +229,16 @@ def test_second_call_where_tools_stand_before_the_last_question(tokenizer: Any) 
     turns = (user("Who?"), answer("", tool_calls=(call("Emu"),)), result("Emu7"), answer("", tool_calls=(call("Owl"),)))
     parts = learned(tokenizer, template, *turns, result("Owl8"), answer("Both."), user("And?"), answer("No."))
     assert parts[1] == '[CALLS] {"name": "lookup", "arguments": {"key": "Owl"}}</s>'
+
+
+def test_call_whose_header_stands_before_the_first_call_alone_is_learned_from_its_start(tokenizer: Any) -> None:
+    asked = (user("Who?"), answer("", tool_calls=(call("Emu"),)), result("Emu7"), answer("Emu7 it is."))
+    parts = learned(tokenizer, HEADER_ONCE, *asked, user("And?"), answer("", tool_calls=(call("Owl"),)))
+    assert parts == [
+        '<|calls|><|call|>function<|sep|>{"name": "lookup", "arguments": {"key": "Emu"}}<|call_end|><|end|>',
+        "Emu7 it is.<|end|>",
+        '\n<|call|>function<|sep|>{"name": "lookup", "arguments": {"key": "Owl"}}<|call_end|><|end|>',
+    ]
 
 
 @pytest.mark.parametrize("gap", ["", " ", "\n"])

@@ -180,6 +180,9 @@ def _start_of_turn(scene: _Scene, number: int, position: int, first: int) -> int
     for header in headers[1:]:
         if (found := marked.rfind(header, position, first)) >= 0:
             return found + len(header)
+    # Some templates write a header once and leave it out of later turns: such a turn begins where the others end.
+    if (ended := _after_turns(scene, number)) is not None and position <= ended <= first:
+        return ended
     tokens = list(CONTROL_TOKEN.finditer(marked, position, first))
     return tokens[-1].end() if tokens else first
 
@@ -213,6 +216,15 @@ def _after_prompt(scene: _Scene, number: int, position: int, first: int) -> int 
     header = len(prompt) - len(scene.grammar.generation_prompt)
     ends = [match.end() for match in PIECE.finditer(prompt, header) if match.end() <= shared]
     return ends[-1] if ends else None
+
+
+def _after_turns(scene: _Scene, number: int) -> int | None:
+    """Where the conversation up to an answer ends in the whole one, when nothing asks for the answer yet."""
+    try:
+        before = scene.render(scene.turns[:number], **scene.inputs.options())
+    except TemplateError:
+        return None
+    return len(before) if before and scene.marked.startswith(before) else None
 
 
 def _end_of_turn(scene: _Scene, number: int, last: int, limit: int) -> tuple[int, int]:

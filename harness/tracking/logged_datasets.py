@@ -44,7 +44,8 @@ def split_inputs(splits: Mapping[str, SplitSummary]) -> "list[DatasetInput]":
             CHAT_COLUMNS,
             {
                 "num_rows": split.rows_used, "num_elements": split.tokens, "rows_read": split.rows_read,
-                "supervised_tokens": split.supervised_tokens, "truncated": split.truncated, "dropped": split.dropped,
+                "supervised_tokens": split.supervised_tokens, "truncated": split.truncated,
+                "dropped": sum(split.dropped.values()), **split.dropped,
             },
         )
         for name, split in splits.items()

@@ -97,13 +97,9 @@ def experiment_note(ranking: Ranking, question: str, report: str, command: str) 
         report: where the UI shows the report.
         command: that makes the same again.
     """
-    lines = [
-        *([f"**{escaped(question)}**", ""] if question else []),
-        escaped(answer_sentence(ranking)),
-        "",
-        f"[The whole report]({report}).",
-        "",
-    ]
+    # One paragraph: of a note that is folded the UI shows the beginning alone.
+    opening = f"**{escaped(question)}** " if question else ""
+    lines = [opening + escaped(answer_sentence(ranking)), "", f"[The whole report]({report}).", ""]
     metrics = [ranking.criterion, *(m for m in ranking.secondary if any(m in row.metrics for row in ranking.rows))]
     lines += table(["rank", "cell", *metrics, "warnings"], _rows(ranking, metrics))
     left_out = len(ranking.rows) - MAX_ROWS

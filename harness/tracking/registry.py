@@ -1,6 +1,7 @@
 """Trained models in MLflow's model registry."""
 
 import importlib.metadata
+import json
 import logging
 import re
 import warnings
@@ -96,6 +97,9 @@ def register(run_id: str, model: Any, tokenizer: Any, described: Described, name
             name, logged.model_uri, run_id, tags=dict(described.tags), description=described.description,
             model_id=logged.model_id,
         )  # fmt: skip
+        # As `mlflow.register_model` does it, which prints: the page of models then names the version.
+        versions = json.dumps([{"name": name, "version": str(version.version)}])
+        store.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": versions})
     except MlflowException as error:
         raise StoreError(f"MLflow can't register {name!r}: {str(error).splitlines()[0]}") from error
     return Registered(name, str(version.version), str(logged.model_id))

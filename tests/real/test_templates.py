@@ -5,6 +5,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.template_table import compare, training_templates, with_template
+from harness.data.formats import convert
+from harness.data.grammar import learn_grammar
+from harness.data.masks import mask_answers
+from harness.data.sources import load_rows
+from harness.data.tokenize import renderer
+from harness.eval_config import SourceConfig
 from harness.models.load import tokenizer_at
 from harness.models.template_check import TemplateReport, check_template
 
@@ -131,3 +137,23 @@ def test_derived_mask_equals_markers_but_for_what_is_named(real_data: Path, temp
     found = compare(with_template(tokenizer, path), template)
     assert {kind for kind, _ in found.added} == but_for
     assert found.conversations >= 4
+
+
+def test_every_call_is_learned_from_its_start(real_data: Path) -> None:
+    """DeepSeek-R1's template leaves the header out of all calls but the first of a conversation."""
+    tokenizer = with_template(
+        tokenizer_at(str(real_data / "tokenizers" / "gpt2")),
+        real_data / "templates" / "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B.jinja",
+    )
+    render = renderer(tokenizer)
+    grammar = learn_grammar(render)
+    source = SourceConfig(path=str(real_data / "datasets" / "lf_glaive_toolcall_en_demo.json"))
+    num_calls = 0
+    for row in convert(load_rows(source)).rows:
+        text, spans = mask_answers(render, grammar, row.messages, row.inputs)
+        calls = [answer for answer in row.messages if answer.role == "assistant"]
+        for message, (start, stop) in zip(calls, spans, strict=True):
+            if message.tool_calls:
+                num_calls += 1
+                assert "<｜tool▁call▁begin｜>function<｜tool▁sep｜>" in text[start:stop]
+    assert num_calls > 150
