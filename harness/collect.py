@@ -14,6 +14,7 @@ from harness.plan import Plan, is_evaluated
 from harness.predicted import answers_findings, missing_answers, score_row
 from harness.rank_cells import rank
 from harness.ranking import Exclusion, Ranking
+from harness.recorded import write_plan
 from harness.records import CellResult, Finding, untouched_bases
 from harness.store import ExperimentFolder, read_record, write_record
 from harness.tracking.base import NullTracker
@@ -70,9 +71,12 @@ def _collect(made: Plan) -> Collected:
 def _collect_predictions(made: Plan) -> Collected:
     """Predictions are all there is to rank; those that were not scored yet are scored now, which takes no model."""
     folders = [made.folder.cell(row.id) for row in made.references]
-    for row, folder in zip(made.references, folders, strict=True):
-        if not made.is_recorded and not is_evaluated(made, row):
-            write_record(folder.result, score_row(row, made.config.evals, folder, NullTracker()))
+    todo = [row for row in made.references if not made.is_recorded and not is_evaluated(made, row)]
+    for row in todo:
+        folder = made.folder.cell(row.id)
+        write_record(folder.result, score_row(row, made.config.evals, folder, NullTracker()))
+    if todo:
+        write_plan(made)
     folders = [folder for folder in folders if folder.result.exists()]
     rows = [read_record(folder.result, CellResult) for folder in folders]
     later = _imported(made.folder, rows)

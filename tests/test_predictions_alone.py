@@ -92,6 +92,11 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
         yield json.loads(done.stdout)
 
 
+def test_what_was_ranked_without_a_run_can_be_looked_at(ranked: dict) -> None:
+    assert "held_out.numeric_match" in harness("show", "systems/strong").output
+    assert harness("compare", "systems/strong", "systems/weak").exit_code == 0
+
+
 def values(name: str) -> np.ndarray:
     return np.array(is_right(name), dtype=float)
 

@@ -113,7 +113,7 @@ def _suite_answers(
         failures.append(_failures(suite, given) if suite else {})
         if suite is None:
             continue
-        for line in read_lines(folder.cell(run.cell).generations(suite.suite, suite.digest), Generation):
+        for line in read_lines(folder.holding(run).generations(suite.suite, suite.digest), Generation):
             if line.sample == 0 and line.example_id in given:
                 given[line.example_id][position] = line
         if not questions:
@@ -179,7 +179,7 @@ def _questions(
     folder: ExperimentFolder, run: CellResult, suite: SuiteResult, wanted: Mapping[str, object]
 ) -> dict[str, _Question]:
     """What was asked, where the questions are kept; predictions and benchmarks keep none."""
-    lines = read_lines(folder.cell(run.cell).asked(suite.suite, suite.digest), Example)
+    lines = read_lines(folder.holding(run).asked(suite.suite, suite.digest), Example)
     return {line.id: _Question(line.reference, list(line.slices)) for line in lines if line.id in wanted}
 
 
