@@ -43,7 +43,7 @@ def close_parent_run(run_id: str, files: Sequence[Path], tags: Mapping[str, str]
 
     store = client()
     for path in files:
-        store.log_artifact(run_id, str(path))
+        store.log_artifact(run_id, str(path), "charts" if path.parent.name == "charts" else None)
     store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     store.set_terminated(run_id, "FAILED" if failed else "FINISHED")
 
