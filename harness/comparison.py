@@ -11,7 +11,7 @@ from harness.compared import Comparison, MetricDifference, PairComparison
 from harness.compared_answers import disagreements
 from harness.compared_runs import Side, sides_of
 from harness.compared_settings import config_diff, curves, findings_diff
-from harness.crossed import compare_two
+from harness.crossed import LENT_FREEDOM, compare_two
 from harness.errors import ConfigError
 from harness.gates import clusters_of, per_example, sign_of
 from harness.score import Ruler
@@ -150,7 +150,13 @@ def _seed_notes(a: Side, b: Side) -> Iterator[str]:
         )
         yield f"Seed variance unknown: one seed of {' and '.join(single)}, so this compares {these}."
     elif single:
-        yield f"{single[0]} has one seed; the variance of its seeds is taken to be that of the other."
+        if max(len(side.parts) for side in trained) > LENT_FREEDOM:
+            yield f"{single[0]} has one seed; the variance of its seeds is taken to be that of the other."
+        else:
+            yield (
+                f"Seed variance unknown: {single[0]} has one seed, and the other too few to lend it their variance (four are "
+                "enough), so this compares these checkpoints, not the configurations."
+            )
     for side in (a, b):
         yield from side.notes
 

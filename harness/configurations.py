@@ -94,7 +94,9 @@ def make_contest(eligible: Sequence[CellResult], criterion: str, confirm_share: 
     They are in the order of their names and seeds, so that the order in which cells are listed changes no draw.
     """
     groups: dict[str, list[CellResult]] = {}
-    for cell in sorted(eligible, key=lambda cell: (cell.name.rpartition(",seed=")[0] or cell.name, cell.seed or 0, cell.cell)):
+    for cell in sorted(
+        eligible, key=lambda cell: (cell.name.rpartition(",seed=")[0] or cell.name, cell.seed or 0, cell.cell)
+    ):
         groups.setdefault(cell.group if cell.seed is not None else cell.cell, []).append(cell)
     scores = {cell.cell: per_example(cell, criterion) for cell in eligible}
     clusters: dict[str, str] = {}

@@ -14,6 +14,7 @@ from harness.stats import (
     Array,
     PairedDifference,
     cluster_errors,
+    num_alike,
     num_independent,
     paired_difference,
     paired_rates,
@@ -159,7 +160,7 @@ def mean_estimate(values: Array, clusters: Sequence[str], noise: SeedNoise | Non
     low, high = value - margin, value + margin
     if np.isin(values, (0.0, 1.0)).all():
         z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-        low, high = wilson_of_rate(value, (margin / z) ** 2, n, num_independent(clusters), z)
+        low, high = wilson_of_rate(value, (margin / z) ** 2, n, num_alike(clusters), z)
     return Estimate(value=value, low=low, high=high, n=n, unscored=unscored)
 
 

@@ -56,7 +56,11 @@ def rank(
         minimum_detectable_difference=standing.detectable,
         optimism=standing.selection.optimism if standing.selection and is_choice else None,
         method=method(config, contest, standing),
-        caveats=(*caveats(config, contest, standing), *_unasked(cells, references)),
+        caveats=(
+            *_asked_otherwise(eligible, bases, config.by),
+            *caveats(config, contest, standing),
+            *_unasked(cells, references),
+        ),
         not_comparable=differences(cells),
     )
 
@@ -113,6 +117,25 @@ def _metrics(result: CellResult, config: RankingConfig) -> dict[str, Estimate]:
         names = [clusters.get(item, item) for item in scores]
         metrics[config.by] = estimate(list(scores.values()), metrics[config.by].unscored, names)
     return metrics
+
+
+def _asked_otherwise(eligible: Sequence[CellResult], bases: Mapping[str, CellResult], criterion: str) -> list[str]:
+    """A sentence where the criterion's suite isn't the same for all that are held against each other."""
+    suite_name, names = criterion.partition(".")[0], dict[str, list[str]]()
+    held = {result.cell: result for cell in eligible for result in (cell, bases.get(cell.base)) if result is not None}
+    for result in held.values():
+        for suite in result.suites:
+            if suite.suite == suite_name:
+                names.setdefault(suite.digest, []).append(result.name)
+    if len(names) < 2:
+        return []
+    first, *others = sorted(names.values(), key=len, reverse=True)
+    listed = [name for group in others for name in group]
+    shown = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+    return [
+        f"Not quite comparable: {suite_name} was asked of {shown} otherwise (other examples, options or version) than of "
+        f"{first[0]}{' and others' if len(first) > 1 else ''}; `harness evaluate` asks trained cells anew."
+    ]
 
 
 def _unasked(cells: Sequence[CellResult], references: Sequence[CellResult]) -> list[str]:

@@ -77,7 +77,7 @@ class Ranking(Record):
     num_seeds: int = 0
     """Fewest of any row that was trained; 0 where all are imported."""
     minimum_detectable_difference: float | None
-    """Of the criterion, between two rows, at 80 % power; None with fewer than two rows."""
+    """Of the criterion, between the first two rows, at 80 % power; None with fewer than two, or where they don't vary."""
     optimism: float | None = None
     """By about how much the best score is too good for having been selected."""
     method: str = ""

@@ -15,7 +15,7 @@ SEEDS_UNKNOWN = (
 )
 SEEDS_TOO_FEW = (
     "Seed variance unknown: some configurations were trained with one seed, and the others have too few to lend them theirs "
-    "(four of one are enough), so this is a ranking of these checkpoints, not of these configurations."
+    "(four of one, or two of each of two, are enough), so this is a ranking of these checkpoints, not of these configurations."
 )
 SYSTEMS = (
     "These systems were imported as they are: the order takes the noise of test examples into account, and no other."
@@ -41,7 +41,7 @@ def method(config: RankingConfig, contest: Contest, standing: Standing) -> str:
     test = f"Step-down max-T over all pairs at {config.alpha:g}, {config.resamples:,} draws, {crossed}"
     agreement = f"; {standing.agreement}" if standing.agreement else ""
     if len(contest.configurations) == 1:
-        return f"{test}."
+        return f"One configuration, so that nothing is compared: {crossed}."
     ties = "ties are listed by fewer warnings, less training time (20 % count as equal), fewer trainable parameters, higher score"
     return f"{test}{agreement}; {ties}."
 
@@ -80,13 +80,13 @@ def _too_few_to_confirm(contest: Contest) -> str:
 
 
 def _too_few(contest: Contest) -> str:
-    num_items, num_clusters, independent = len(contest.items.ids), contest.items.num_clusters, contest.items.num_independent
+    num_items, num_clusters = len(contest.items.ids), contest.items.num_clusters
     fewest = MIN_SIDE if contest.confirm_share else MIN_PAIRS
     if num_items >= fewest:
         if num_clusters >= MIN_PAIRS:
             return (
                 f"The {num_items} examples stem from {num_clusters} sources of very unequal size, which tell as much as "
-                f"{independent:.1f} of equal size, and {MIN_PAIRS} are needed to compare: no difference is claimed."
+                f"{contest.items.num_independent:.1f} of equal size, and {MIN_PAIRS} are needed to compare: no difference is claimed."
             )
         return (
             f"The {num_items} examples stem from {num_clusters} sources that are independent of each other, and {MIN_PAIRS} "

@@ -67,7 +67,7 @@ def estimate(values: Sequence[float], unscored: int = 0, clusters: Sequence[str]
     low, high = mean - margin, mean + margin
     if is_rate:
         z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
-        low, high = wilson_of_rate(mean, (margin / z) ** 2, n, independent, z)
+        low, high = wilson_of_rate(mean, (margin / z) ** 2, n, num_alike(clusters), z)
     return Estimate(value=mean, low=low, high=high, n=n, unscored=unscored)
 
 
@@ -85,6 +85,15 @@ def num_independent(clusters: Sequence[str]) -> float:
     return round(float(sizes.sum() ** 2 / (sizes**2).sum()), 9) if len(sizes) else 0.0
 
 
+def num_alike(clusters: Sequence[str]) -> float:
+    """Examples that clusters count for whose answers are all right or all wrong: one each, unless few hold nearly everything.
+
+    Fewer, and 300 right answers of 300 would be surer to fail a gate than 299.
+    """
+    independent = num_independent(clusters)
+    return float(len(set(clusters))) if independent >= MIN_PAIRS else independent
+
+
 def cluster_errors(deviations: Array, clusters: Sequence[str]) -> Array:
     """What each cluster adds to the error of the means; its product with its transpose is their covariance.
 
@@ -98,9 +107,9 @@ def cluster_errors(deviations: Array, clusters: Sequence[str]) -> Array:
     Returns: shape (num_rows, num_clusters); of a single cluster, the spread of its items, as if it were one of them.
     """
     sums, num_items = cluster_sums(deviations, clusters), deviations.shape[1]
-    if sums.shape[1] == 1:
-        return np.sqrt((deviations**2).mean(axis=1, keepdims=True))
     shares = cluster_sums(np.ones((1, num_items)), clusters) / num_items
+    if len(shares[0]) == 1:
+        sums, shares = np.sqrt((deviations**2).mean(axis=1, keepdims=True)) * num_items, np.zeros(1)
     errors: Array = sums / (num_items * np.sqrt(1 - shares))
     return errors
 
@@ -201,8 +210,8 @@ def non_inferiority(
 ) -> NonInferiority:
     """Surely not worse by the margin: retained; surely worse by more: forgot; else, or with fewer than 6 independent pairs: inconclusive.
 
-    The bounds are the wider of a paired bootstrap over clusters and of Tango's interval (for scores of 0 and 1) or
-    Student's over the clusters: a bootstrap alone is sure of everything where a few examples happen not to change.
+    The bounds are the widest of a paired bootstrap over clusters, of Tango's interval (for scores of 0 and 1) and of
+    Student's over clusters: a bootstrap alone is sure of everything where a few examples happen not to change.
 
     Args:
         ours: score of every example, more is better.
@@ -213,19 +222,18 @@ def non_inferiority(
         seed: of the draws.
     """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    independent = num_independent(clusters)
-    if independent < MIN_PAIRS:
+    if num_independent(clusters) < MIN_PAIRS:
         mean = float((a - b).mean()) if len(a) else float("nan")
         return NonInferiority("inconclusive", mean, -np.inf, np.inf, margin)
     means = bootstrap_means((a - b)[None, :], clusters, resamples=resamples, seed=seed)[:, 0]
     drawn = np.quantile(means, [1 - CONFIDENCE, CONFIDENCE])
     is_binary = bool(np.isin(np.concatenate([a, b]), (0.0, 1.0)).all())
-    modelled = [_student(a - b, clusters)] if not is_binary or independent < len(a) else []
-    if is_binary and (independent == len(a) or np.ptp(a - b) == 0):  # without any spread, a cluster counts as one pair
-        gaps = (a - b)[: int(independent)]
-        modelled.append(tango(int((gaps > 0).sum()), int((gaps < 0).sum()), len(gaps)))
-    low = min(float(drawn[0]), *(bounds.low for bounds in modelled))
-    high = max(float(drawn[1]), *(bounds.high for bounds in modelled))
+    modelled = _student(a - b, clusters)
+    if is_binary:
+        alone = tango(int((a > b).sum()), int((a < b).sum()), len(a))
+        is_alone = len(set(clusters)) == len(a)
+        modelled = alone if is_alone else Interval(min(alone.low, modelled.low), max(alone.high, modelled.high))
+    low, high = min(float(drawn[0]), modelled.low), max(float(drawn[1]), modelled.high)
     verdict: Literal["retained", "forgot", "inconclusive"] = (
         "retained" if low > -margin else "forgot" if high < -margin else "inconclusive"
     )

@@ -88,7 +88,7 @@ def test_seed_noise_is_unknown_with_one_seed_and_lent_by_four() -> None:
 
     assert noise(1, 1) is None
     assert noise(3, 1) is None
-    assert [found.freedom for found in (noise(4, 1), noise(2, 2)) if found] == [3, 2]
+    assert [found.freedom for found in (noise(4, 1), noise(2, 2), noise(2, 2, 1)) if found] == [3, 2, 2]
 
 
 def test_what_was_not_trained_has_no_seed_noise() -> None:
@@ -190,6 +190,8 @@ def test_optimism_of_equals_is_the_mean_of_the_largest_draw() -> None:
 
 
 def test_minimum_detectable_difference_by_hand() -> None:
-    """(1.96 + 0.8416) x sqrt(2 x 0.0004 / 2 + (0.0009 + 0.0009 - 2 x 0.0005))."""
-    found = Spread(np.zeros(2), np.array([[9e-4, 5e-4], [5e-4, 9e-4]]), 99, SeedNoise(5e-4, 1e-4, 2), np.full(2, 0.5))
+    """(1.96 + 0.8416) x sqrt(2 x 0.0004 / 2 + (0.0009 + 0.0009 - 2 x 0.0005)), with many degrees of freedom."""
+    found = Spread(
+        np.zeros(2), np.array([[9e-4, 5e-4], [5e-4, 9e-4]]), 1e6, SeedNoise(5e-4, 1e-4, 1e6), np.full(2, 0.5)
+    )
     assert minimum_detectable(found, 0, 1) == pytest.approx(2.80159 * np.sqrt(4e-4 + 8e-4), rel=1e-4)
