@@ -1,10 +1,11 @@
 """Orders configurations by one declared criterion and shows ties as ties. Reads records only."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from harness.comparability import differences
 from harness.config import RankingConfig
-from harness.configurations import confirms, make_contest
+from harness.configurations import Contest, confirms, make_contest
 from harness.errors import ConfigError
 from harness.gates import Candidate, Gate, clusters_of, parse_gate, per_example
 from harness.library_fields import did_you_mean
@@ -59,6 +60,7 @@ def rank(
         caveats=(
             *_asked_otherwise(eligible, bases, config.by),
             *caveats(config, contest, standing),
+            *_survivors(contest, excluded, cells),
             *_unasked(cells, references),
         ),
         not_comparable=differences(cells),
@@ -135,6 +137,18 @@ def _asked_otherwise(eligible: Sequence[CellResult], bases: Mapping[str, CellRes
     return [
         f"Not quite comparable: {suite_name} was asked of {shown} otherwise (other examples, options or version) than of "
         f"{first[0]}{' and others' if len(first) > 1 else ''}; `harness evaluate` asks trained cells anew."
+    ]
+
+
+def _survivors(contest: Contest, excluded: Sequence[Exclusion], cells: Sequence[CellResult]) -> list[str]:
+    """A sentence for every configuration of which some seeds are ranked and others failed or were kept out by a gate."""
+    groups = {cell.cell: cell.group for cell in cells if cell.seed is not None}
+    lost = Counter(groups[entry.cell] for entry in excluded if entry.cell in groups)
+    return [
+        f"{c.name} is ranked on {len(c.results)} of {len(c.results) + lost[c.results[0].group]} seeds: those that failed or did not "
+        "pass the gates are left out, so its numbers are those of the survivors."
+        for c in contest.configurations
+        if c.is_trained and lost[c.results[0].group]
     ]
 
 

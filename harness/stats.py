@@ -291,9 +291,3 @@ def rank_intervals(num_rows: int, better: Sequence[tuple[int, int]]) -> list[tup
     above = [sum(1 for _, loser in better if loser == row) for row in range(num_rows)]
     below = [sum(1 for winner, _ in better if winner == row) for row in range(num_rows)]
     return [(1 + above[row], num_rows - below[row]) for row in range(num_rows)]
-
-
-def minimum_detectable_difference(a: Sequence[float], b: Sequence[float]) -> float:
-    """Smallest true difference that a paired test of this many items finds with 80 % power at the 5 % level."""
-    deviation = float(np.std(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), ddof=1))
-    return float((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * deviation / np.sqrt(len(a)))

@@ -131,7 +131,7 @@ def test_forgetting_has_three_answers(lost: int, n: int, expected: tuple[str, st
 
 
 def test_an_inconclusive_answer_says_what_could_be_found() -> None:
-    assert "finds differences from" in forgetting(retention([1.0] * 400, [0.0] * 8 + [1.0] * 392)).message
+    assert "find differences from" in forgetting(retention([1.0] * 400, [0.0] * 8 + [1.0] * 392)).message
 
 
 def called(name: str, kind: str, metric: str, value: float) -> SuiteResult:

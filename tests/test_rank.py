@@ -94,6 +94,14 @@ def test_seed_noise_widens_the_comparison() -> None:
     assert [row.in_best_set for row in ranked(grid(0.12)).rows] == [True, True]
 
 
+def test_configuration_that_lost_a_seed_says_so() -> None:
+    cells = [cell_result(f"a,seed={s}", held_out(coin(0.7, 100, s)), group="a", seed=s) for s in range(3)]
+    failed = cells[2].model_copy(update={"status": "failed", "stage": "training", "error": "it broke", "suites": ()})
+    result = ranked([*cells[:2], failed])
+    assert any("a is ranked on 2 of 3 seeds" in caveat for caveat in result.caveats)
+    assert not any("of 3 seeds" in caveat for caveat in ranked(cells).caveats)
+
+
 def test_one_seed_says_so() -> None:
     cells = [cell_result(name, held_out(coin(0.5, 50, 1))) for name in "ab"]
     assert "Seed variance unknown" in ranked(cells).caveats[0]

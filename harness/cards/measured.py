@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from harness.cards.subject import CardSubject, data_report, languages
+from harness.crossed import compare_two
 from harness.gates import clusters_of, per_example, shown, sign_of
 from harness.markdown import escaped, table
 from harness.records import Estimate
-from harness.stats import MIN_PAIRS, paired_difference
 
 
 def metrics(subject: CardSubject) -> Iterator[str]:
@@ -29,7 +31,7 @@ def metrics(subject: CardSubject) -> Iterator[str]:
 
 
 def _beside_base(subject: CardSubject) -> str:
-    return "; differences are paired over the same examples (bootstrap)" if subject.base else ""
+    return "; differences are paired over the same examples" if subject.base else ""
 
 
 def _metric_row(subject: CardSubject, name: str, value: Estimate, theirs: dict[str, Estimate]) -> list[str]:
@@ -50,12 +52,11 @@ def difference_to_base(subject: CardSubject, name: str) -> Estimate | None:
         return None
     ours, theirs = per_example(subject.result, name), per_example(subject.base, name)
     shared, clusters = sorted(ours.keys() & theirs.keys()), clusters_of(subject.result, name)
-    if len(shared) < MIN_PAIRS:
+    if not shared:
         return None
-    found = paired_difference(
-        [ours[i] for i in shared], [theirs[i] for i in shared], [clusters.get(i, i) for i in shared]
-    )
-    return Estimate(value=found.mean, low=found.low, high=found.high, n=len(shared))
+    new, old = (np.array([[run[item] for item in shared]]) for run in (ours, theirs))
+    found = compare_two(new, old, [clusters.get(item, item) for item in shared], has_seeds=(True, False))
+    return Estimate(value=found.mean, low=found.low, high=found.high, n=len(shared)) if found else None
 
 
 def signed(difference: Estimate) -> str:

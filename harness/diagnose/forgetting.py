@@ -1,11 +1,14 @@
 """Whether the model still knows what its base knew."""
 
+import math
 from typing import NamedTuple
+
+from scipy import stats
 
 from harness.diagnose.answers import short, this_run
 from harness.diagnose.evidence import CONVENTION, Evidence, Measure, finding
 from harness.records import Finding, SuiteResult
-from harness.stats import MIN_PAIRS, NonInferiority, minimum_detectable_difference, non_inferiority
+from harness.stats import CONFIDENCE, MIN_PAIRS, NonInferiority, non_inferiority
 
 MARGIN = 0.02
 SEVERE = 0.10
@@ -22,7 +25,6 @@ class _Change(NamedTuple):
     after: float
     found: NonInferiority
     n: int
-    detectable: float
     lost: tuple[str, ...]
     """Questions that the base answers and this model doesn't."""
 
@@ -31,10 +33,26 @@ class _Change(NamedTuple):
         return self.before >= MARGIN
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether there are enough independent questions to say anything."""
+        return math.isfinite(self.found.low)
+
+    @property
+    def detectable(self) -> float:
+        """Smallest true difference that is found with 80 % power at the 5 % level, as the width of the bounds tells."""
+        error = (self.found.high - self.found.low) / (2 * float(stats.norm.ppf(CONFIDENCE)))
+        return error * float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
+
+    @property
     def sentence(self) -> str:
+        bounds = (
+            f"[{100 * self.found.low:+.1f}, {100 * self.found.high:+.1f}]"
+            if self.is_bounded
+            else "from too few independent ones to say how surely"
+        )
         return (
             f"{self.suite}: {self.before:.1%} before and {self.after:.1%} after on {self.n} questions, "
-            f"{100 * self.found.difference:+.1f} points [{100 * self.found.low:+.1f}, {100 * self.found.high:+.1f}]"
+            f"{100 * self.found.difference:+.1f} points {bounds}"
         )
 
 
@@ -63,9 +81,13 @@ def forgetting(evidence: Evidence) -> Finding:
         )  # fmt: skip
     if all(change.found.verdict == "retained" for change in known):
         return finding(name, "clear", f"Retained: {message}.", measure=measure)
-    detectable = f"a paired test of {worst.n} questions finds differences from {100 * worst.detectable:.1f} points"
+    detectable = (
+        f"; {worst.n} such questions find differences from {100 * worst.detectable:.1f} points"
+        if worst.is_bounded
+        else ""
+    )
     return finding(
-        name, "insufficient", f"Inconclusive: {message}; {detectable}. More questions would tell.", measure=measure
+        name, "insufficient", f"Inconclusive: {message}{detectable}. More questions would tell.", measure=measure
     )
 
 
@@ -80,9 +102,7 @@ def _change(ours: SuiteResult, base: SuiteResult) -> _Change | None:
     old, new = [before[i] for i in shared], [after[i] for i in shared]
     found = non_inferiority(new, old, [ours.clusters.get(i, i) for i in shared], MARGIN)
     lost = tuple(example for example in shared if after[example] < before[example])
-    return _Change(
-        ours.suite, sum(old) / len(old), sum(new) / len(new), found, len(shared), minimum_detectable_difference(new, old), lost
-    )  # fmt: skip
+    return _Change(ours.suite, sum(old) / len(old), sum(new) / len(new), found, len(shared), lost)
 
 
 def _advice(evidence: Evidence) -> str:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from harness.gates import LOWER_IS_BETTER
+from harness.gates import sign_of
 from harness.tracking.connection import client, deliver
 
 VIEW = "harness"
@@ -68,7 +68,7 @@ def _state(shown: Shown) -> dict[str, Any]:
     return {
         "searchFilter": "",
         "orderByKey": f"metrics.`{shown.criterion}`",
-        "orderByAsc": shown.criterion.rpartition(".")[2] in LOWER_IS_BETTER,
+        "orderByAsc": sign_of(shown.criterion) < 0,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
