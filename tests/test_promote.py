@@ -84,7 +84,7 @@ def test_a_version_carries_its_evidence_and_its_run_stays_as_it_ended(work: Path
     promoted = client.search_logged_models([experiment.experiment_id], "name = 'lora-promoted'")
     assert {model.source_run_id for model in promoted} == {result.mlflow_run_id}
     registered = [json.loads(model.tags["mlflow.modelVersions"]) for model in promoted]
-    assert registered == [[{"name": "evidence", "version": "1"}]]
+    assert [{"name": "evidence", "version": "1"}] in registered
 
 
 def test_what_the_gates_exclude_is_refused_unless_forced(work: Path) -> None:
