@@ -1,5 +1,7 @@
 """Findings that were made before are used again, and only while nothing that they are made from has changed."""
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,3 +146,18 @@ def test_run_that_may_still_go_on_is_looked_at_every_time(recorded: Recorded) ->
     recorded.cell = recorded.cell.model_copy(update={"train": None})
     recorded.findings()
     assert not recorded.folder.cell(recorded.cell.cell).findings.exists()
+
+
+def test_many_cells_are_looked_through_by_several_processes_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    def finding_at(position: int) -> tuple[Finding, ...]:
+        message = f"{position} {os.getpid()}"
+        return (Finding(check="diverged", outcome="clear", severity="info", message=message),)
+
+    monkeypatch.setattr("harness.diagnose.kept.threading.active_count", lambda: 1)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr("harness.diagnose.kept.os.sched_getaffinity", lambda _: {0, 1})
+    found = [findings[0].message.split() for findings in kept._for_each(finding_at, kept.MANY)]
+    assert [int(position) for position, _ in found] == list(range(kept.MANY))
+    assert str(os.getpid()) not in {pid for _, pid in found}
+    alone = [findings[0].message.split() for findings in kept._for_each(finding_at, 2)]
+    assert {pid for _, pid in alone} == {str(os.getpid())}

@@ -3,7 +3,11 @@
 import hashlib
 import importlib.metadata
 import logging
-from collections.abc import Mapping, Sequence
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +24,12 @@ logger = logging.getLogger(__name__)
 
 # What computes beside this package.
 LIBRARIES = ("numpy", "scipy", "scikit-learn")
+MANY = 24
+"""Cells from which several processes look through them."""
+MAX_PROCESSES = 8
+FindingsAt = Callable[[int], tuple[Finding, ...]]
+_findings_at: FindingsAt | None = None
+"""Of a forked process."""
 
 
 class KeptFindings(Record):
@@ -42,12 +52,39 @@ def recorded_findings(
         related: cell id -> its siblings at other learning rates.
     """
     of_base = {key: _base_digest(folder, base) for key, base in bases.items()}
-    found = {}
-    for result in results:
+
+    def findings_at(position: int) -> tuple[Finding, ...]:
+        result = results[position]
         others = related.get(result.cell, ())
         made_from = [of_base.get(result.base, ""), [_sibling_digest(other) for other in others]]
-        found[result.cell] = _findings(folder.cell(result.cell), result, bases.get(result.base), others, made_from)
-    return found
+        return _findings(folder.cell(result.cell), result, bases.get(result.base), others, made_from)
+
+    found = _for_each(findings_at, len(results))
+    return {result.cell: findings for result, findings in zip(results, found, strict=True)}
+
+
+def _for_each(findings_at: FindingsAt, count: int) -> list[tuple[Finding, ...]]:
+    """The findings of so many cells, on all cores where that is worth it.
+
+    Processes that are forked share the results without a copy. Beside other threads, or with torch loaded, a fork could hang.
+    """
+    is_safe = sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
+    processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES) if is_safe and count >= MANY else 1
+    if processes == 1:
+        return [findings_at(position) for position in range(count)]
+    # Functions that are not at the top of a module can't be sent to a process, but a forked one has them already.
+    with multiprocessing.get_context("fork").Pool(processes, _take, (findings_at,)) as pool:
+        return pool.map(_taken, range(count), chunksize=4)
+
+
+def _take(findings_at: FindingsAt) -> None:
+    global _findings_at  # noqa: PLW0603
+    _findings_at = findings_at
+
+
+def _taken(position: int) -> tuple[Finding, ...]:
+    assert _findings_at is not None, "set when the process began"
+    return _findings_at(position)
 
 
 def _findings(
