@@ -33,7 +33,7 @@ format: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
-	@echo 'Open site/index.html'
+	@echo 'Open site/index.html, or with search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site'
 
 build: install
 	$(BIN)/python -m build

@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from typing import Literal
 
 from harness.records import Record
+from harness.secrets import Shown
 
 
 class CheckProblem(Record):
     """One thing that preflight found wrong with a cell."""
 
     severity: Literal["warning", "error"]
-    message: str
+    message: Shown
 
 
 class CellCheck(Record):

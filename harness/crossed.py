@@ -198,7 +198,7 @@ def difference(
     gaps = a.mean(axis=0) - b.mean(axis=0)  # (num_items,)
     # Where every item changes alike there is no variance to go by, and a cluster counts as one item.
     is_alike = bool(np.ptp(gaps) == 0) and gaps[0] in (-1.0, 0.0, 1.0)
-    counted = gaps if independent == len(clusters) else gaps[: int(independent)] if is_alike else None
+    counted = gaps if independent == len(clusters) else gaps[: int(num_alike(clusters))] if is_alike else None
     rates = None
     if counted is not None and np.isin(np.concatenate([a, b]), (0.0, 1.0)).all():
         rates = paired_rates(int((counted > 0).sum()), int((counted < 0).sum()), len(counted))

@@ -10,7 +10,8 @@ from typing import Literal
 from harness.cell_checks import CellCheck, cells_by_message
 from harness.collect import Collected, collect, rank_experiment
 from harness.config import tracking_uri
-from harness.errors import ConfigError
+from harness.delivery import Delivery, deliver_cells
+from harness.errors import ConfigError, StoreError
 from harness.grid import Cell, CellSpec
 from harness.launch import local
 from harness.plan import Plan, check_plan, check_tests, is_done
@@ -25,9 +26,11 @@ from harness.store import (
     experiment_folder,
     read_record,
     write_record,
+    write_text,
 )
 from harness.tracking import connection, experiment_run, outcomes, record_files
 from harness.tracking.base import RunStatus
+from harness.tracking.left_running import close_left, left_running
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,10 @@ def run_experiment(
             for cell_id, check in checks.items():
                 write_record(made.folder.cell(cell_id).check, check)
             _start(made, [cell for cell in todo if cell.id not in refused], show)
+    try:
+        deliver_rest(made)
+    except StoreError as error:  # runs of another store, say; what is done is ranked all the same
+        logger.warning("%s", error)
     try:
         return finish(made, changed=bool(todo))
     except BaseException as error:
@@ -115,7 +122,10 @@ def _refusal(cell: Cell, check: CellCheck) -> CellResult:
 def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -> None:
     config, folder = made.config, made.folder
     experiment_id = connection.connect(tracking_uri(config.tracking), config.name)
+    for left in left_running([experiment_id], None):
+        close_left(left)
     parent = experiment_run.open_parent_run(folder, experiment_id, config.name, write_plan(made))
+    write_text(folder.undelivered, parent)
     processes = config.launch.processes_per_cell
     devices, threads = local.slots(config.launch.max_workers, processes)
     for cell in todo:
@@ -129,12 +139,13 @@ def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -
         write_record(target.spec, spec)
     record_files.log_experiment(parent, folder, [cell.id for cell in made.everything()])
     try:
-        if config.is_predictions_alone:
-            _score_here(made, todo, show)
-        else:
-            _follow(made, todo, devices, show)
+        with experiment_run.beating(parent):
+            if config.is_predictions_alone:
+                _score_here(made, todo, show)
+            else:
+                _follow(made, todo, devices, show)
     except BaseException:
-        experiment_run.end_run(parent, "KILLED")
+        connection.deliver("status", lambda: experiment_run.end_run(parent, "KILLED"))
         raise
 
 
@@ -189,7 +200,7 @@ def _record_death(folder: CellFolder, cell: Cell, exit_code: int) -> None:
     write_record(folder.result, result)
     if run_id:
         record_files.log_cell(run_id, folder, result)
-        experiment_run.end_run(run_id, "FAILED")
+        connection.deliver("status", lambda: experiment_run.end_run(run_id, "FAILED"))
 
 
 def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
@@ -198,7 +209,8 @@ def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
     ranking = rank_experiment(made, collected)
     cells, references, findings = collected
     no_failure = all(result.status == "finished" and not result.suite_errors for result in (*cells, *references))
-    if not changed and made.folder.report("html").exists() and _is_known(made.folder, ranking):
+    is_told = not made.folder.undelivered.exists()
+    if not changed and is_told and made.folder.report("html").exists() and _is_known(made.folder, ranking):
         return ranking, no_failure
     write_record(made.folder.ranking, ranking)
     files = write_reports(made.config, made.folder, ranking, cells, references, findings)
@@ -212,8 +224,22 @@ def _is_known(folder: ExperimentFolder, ranking: Ranking) -> bool:
 
 
 def _log(made: Plan, ranking: Ranking, collected: Collected, files: Sequence[Path], *, failed: bool) -> None:
+    """Tells MLflow; where it is away the note in the folder stays, and `harness sync` does it later."""
     if not made.folder.parent_run_id.exists():
         return
+    write_text(made.folder.undelivered, made.folder.parent_run_id.read_text())
+    write_plan(made)
+    try:
+        with connection.noting() as missed:
+            _tell(made, ranking, collected, files, failed=failed)
+    except Exception as error:  # whatever the store raises: the report is on disk
+        logger.warning("the report could not be sent to MLflow: %s; `harness sync` sends it later", error)
+        return
+    if not missed:
+        made.folder.undelivered.unlink()
+
+
+def _tell(made: Plan, ranking: Ranking, collected: Collected, files: Sequence[Path], *, failed: bool) -> None:
     experiment_id = connection.connect(tracking_uri(made.config.tracking), made.config.name)
     results = [*collected.cells, *collected.references]
     outcomes.log_outcomes(made.folder, ranking, results, collected.findings)
@@ -221,9 +247,27 @@ def _log(made: Plan, ranking: Ranking, collected: Collected, files: Sequence[Pat
     note = experiment_run.describe_experiment(parent, experiment_id, ranking, results, made.config)
     best = ", ".join(row.name for row in ranking.rows if row.in_best_set) or "none"
     tags = {"harness.best_set": best, "harness.criterion": ranking.criterion, "mlflow.note.content": note}
-    write_plan(made)
     record_files.log_experiment(parent, made.folder, [cell.id for cell in made.everything()])
     experiment_run.close_parent_run(parent, [*files, made.folder.ranking], tags, failed=failed)
+
+
+def deliver_rest(made: Plan) -> Delivery:
+    """Sends what runs of cells that ended lack, as far as MLflow takes it now.
+
+    Raises: StoreError: another `harness run` is at work, or the runs belong to another store.
+    """
+    folders = [made.folder.cell(cell.id) for cell in made.everything()]
+    if not any(folder.undelivered.exists() and folder.result.exists() for folder in folders):
+        return Delivery((), ())
+    with made.folder.lock():
+        try:
+            connection.connect(tracking_uri(made.config.tracking), made.config.name)
+        except StoreError as error:
+            logger.warning("%s", error)
+        rest = deliver_cells(folders)
+    if rest.left:
+        logger.warning("MLflow lacks something of %d runs: %s; `harness sync` sends it", len(rest.left), ", ".join(rest.left))  # fmt: skip
+    return rest
 
 
 def logged_to(name: str) -> str | None:

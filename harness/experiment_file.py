@@ -1,11 +1,9 @@
 """From YAML text to an ExperimentConfig, with file and line in every complaint."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -13,21 +11,9 @@ from harness.config import DataConfig, ExperimentConfig, RunConfig
 from harness.errors import ConfigError
 from harness.eval_config import EvalConfig, ReferenceConfig
 from harness.library_fields import did_you_mean
-from harness.resources import bundled
-
-Location = tuple[str | int, ...]
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe loader that reads `2e-5` as a number, as YAML 1.2 does."""
-
-
-_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+from harness.resources import bundled, is_file, is_there
+from harness.secrets import holds_secret, is_secret_name
+from harness.yaml_text import Location, Parsed, read_yaml, value_of
 
 
 def find_experiment(name: str) -> Path:
@@ -36,10 +22,10 @@ def find_experiment(name: str) -> Path:
     Raises: ConfigError: there is neither.
     """
     path = Path(name)
-    if path.is_file():
+    if is_file(path):
         return path
     shipped = bundled("experiments") / f"{name}.yaml"
-    if "/" not in name and shipped.is_file():
+    if "/" not in name and is_file(shipped):
         return shipped
     known = sorted(path.stem for path in bundled("experiments").glob("*.yaml"))
     hint = did_you_mean(name, known) or f"; bundled experiments are {', '.join(known)}"
@@ -81,51 +67,20 @@ def experiment_lines(path: Path) -> dict[Location, int]:
     return _parse(path)[1]
 
 
-def _parse(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=_Loader)
-        lines = dict(_key_lines(root, (), path)) if root is not None else {}
-        content = yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
-    except OSError as error:
-        raise ConfigError(f"{path}: the file can't be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: the file isn't UTF-8 text; save it as UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(
-            f"{path}:{line}: this isn't valid YAML: {error.problem}; check indentation and colons"
-        ) from error
-    if not isinstance(content, dict):
+def _parse(path: Path) -> Parsed:
+    parsed = read_yaml(path)
+    if not isinstance(parsed.content, dict):
         raise ConfigError(f"{path}:1: an experiment is a mapping of sections such as model:, data: and grid:")
-    return content, lines
-
-
-def _key_lines(node: yaml.Node, location: Location, path: Path) -> Iterator[tuple[Location, int]]:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise ConfigError(
-                    f"{path}:{key.start_mark.line + 1}: {key.value} is given twice; delete one of the two"
-                )
-            seen.add(key.value)
-            yield (*location, key.value), key.start_mark.line + 1
-            yield from _key_lines(value, (*location, key.value), path)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*location, index), value.start_mark.line + 1
-            yield from _key_lines(value, (*location, index), path)
+    return parsed
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {override}: write it as dotted.key=value")
-    try:
-        value = yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value isn't valid YAML; quote it") from error
+    value = value_of(text, f"--set {key}")
+    if key != "tracking.uri" and (is_secret_name(key) or holds_secret(text)):
+        raise ConfigError(f"--set {key}: the value is a password or a token; put it into the environment instead")
     set_dotted(content, key, value)
 
 
@@ -157,12 +112,12 @@ def resolve_files(content: dict[str, Any], folder: Path) -> None:
     def resolved(value: object) -> object:
         if isinstance(value, list):
             return [resolved(item) for item in value]
-        if not isinstance(value, str) or not value or Path(value).exists() or _matches(Path(), value):
+        if not isinstance(value, str) or not value or is_there(Path(value)) or _matches(Path(), value):
             return value
         # A Hub id such as `org/data` must not become a folder that happens to lie beside the file.
-        is_there = (folder / value).is_file() or _matches(folder, value)
-        looks_local = value.startswith("./") and (folder / value).exists()
-        return str(folder / value) if is_there or looks_local else value
+        in_folder = is_file(folder / value) or _matches(folder, value)
+        looks_local = value.startswith("./") and is_there(folder / value)
+        return str(folder / value) if in_folder or looks_local else value
 
     def within(section: object, *keys: str) -> None:
         for item in section if isinstance(section, list) else [section]:

@@ -11,7 +11,7 @@ from harness.grid import CellSpec
 from harness.model_card import card_text, subject_of
 from harness.models.load import LoadedModel, load_checkpoint, merged_checkpoint, model_source
 from harness.store import read_record
-from harness.targets import FoundCell, find_cell
+from harness.targets import FoundCell, find_cell, training_of
 
 
 def export(target: str, folder: Path, *, merge: bool) -> Path:
@@ -47,16 +47,15 @@ def export(target: str, folder: Path, *, merge: bool) -> Path:
 def load_trained(found: FoundCell, config: RunConfig, *, merge: bool = False) -> LoadedModel:
     """The checkpoint of a cell that was evaluated, with its template.
 
-    Raises: HarnessError: it was not trained to its end, or its checkpoint is gone.
+    Raises: HarnessError: it is a reference, was not trained to its end, or its checkpoint is gone.
     """
-    if found.result.train is None:
-        raise ConfigError(f"{found.result.name}: the cell was not trained to its end, so it has no model")
-    checkpoint = found.folder.path / found.result.train.evaluated_checkpoint
+    train = training_of(found.result)
+    checkpoint = found.folder.path / train.evaluated_checkpoint
     if not checkpoint.is_dir():
         raise ModelError(
             f"{checkpoint}: the checkpoint is not there any more; go to where it was trained, or delete the cell's folder and run again"
         )
-    is_plain = found.result.train.settings.get("template.in_force") == "none"
+    is_plain = train.settings.get("template.in_force") == "none"
     if merge and config.adapter is not None:
         return merged_checkpoint(config, checkpoint, plain_rows=is_plain)
     return load_checkpoint(config, checkpoint, plain_rows=is_plain)

@@ -1,6 +1,7 @@
 """From an experiment to its cells, and from cells to packs."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +11,12 @@ from pydantic import ValidationError
 from harness.config import ExperimentConfig, RunConfig
 from harness.errors import ConfigError
 from harness.eval_config import EvalConfig, ReferenceConfig
-from harness.experiment_file import Location, problems_of, resolve_files, set_dotted
+from harness.experiment_file import problems_of, resolve_files, set_dotted
 from harness.records import Record
 from harness.resources import digest
+from harness.yaml_text import Location
+
+MAX_CELLS = 10_000
 
 
 class Cell(Record):
@@ -71,6 +75,10 @@ def expand(
 
     Raises: ConfigError: one line for each thing that is wrong in any cell.
     """
+    if (count := _num_cells(config)) > MAX_CELLS:
+        raise ConfigError(
+            f"{where(('grid',))}: the experiment has {count:,} cells, {MAX_CELLS:,} at most; list fewer values, variants or seeds"
+        )
     problems: list[str] = []
     resolved: list[tuple[_Draft, RunConfig]] = []
     for draft in _drafts(config):
@@ -101,6 +109,11 @@ def _without_repeats(problems: Sequence[str]) -> Iterator[str]:
         line, _, text = problem.partition(": cell ")
         key = f"{line}: {text.partition(': ')[2]}" if text else problem
         yield key if seen[key] > 1 else problem
+
+
+def _num_cells(config: ExperimentConfig) -> int:
+    combinations = math.prod(len(values) for values in config.grid.values()) if config.grid else 0
+    return (combinations + len(config.variants) or 1) * len(config.seeds)
 
 
 def _drafts(config: ExperimentConfig) -> Iterator[_Draft]:

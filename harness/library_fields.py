@@ -48,6 +48,7 @@ OWNED_TRAINING = {
     "trust_remote_code": "it is set by `model.trust_remote_code`",
     "dataset_kwargs": "rows are prepared before training, so that they can be checked and counted",
     "dataset_text_field": "the text field is found by `data.format`",
+    "hub_token": "a token in a file reaches copies of it; set HF_TOKEN in the environment",
     "push_to_hub": "checkpoints stay in the cell's folder and in MLflow",
     "do_train": "`harness run` decides",
     "do_eval": "`harness run` decides",

@@ -14,7 +14,6 @@ from harness.cards.subject import CardSubject, data_report, languages
 from harness.collect import collect, rank_experiment
 from harness.config import RunConfig
 from harness.data.files import FILE_SUFFIXES
-from harness.errors import ConfigError
 from harness.eval_config import SourceConfig
 from harness.gates import shown
 from harness.grid import CellSpec
@@ -23,7 +22,7 @@ from harness.ranking import Ranking
 from harness.recorded import recorded_plan
 from harness.records import CellResult, warning_names
 from harness.store import ExperimentFolder, read_record, restored_root
-from harness.targets import FoundCell
+from harness.targets import FoundCell, training_of
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -34,10 +33,9 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 def subject_of(found: FoundCell) -> CardSubject:
     """A cell with the base and the ranking of its experiment.
 
-    Raises: ConfigError: it wasn't trained to its end.
+    Raises: ConfigError: it is a reference, or wasn't trained to its end.
     """
-    if found.result.train is None:
-        raise ConfigError(f"{found.result.name}: the cell was not trained to its end, so there is no model to describe")
+    training_of(found.result)
     folder = ExperimentFolder(found.folder.path.parent.parent)
     results = [read_record(path, CellResult) for path in folder.path.glob("cells/*/result.json")]
     return CardSubject(

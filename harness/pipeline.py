@@ -13,6 +13,7 @@ from harness.cell_checks import CellCheck
 from harness.config import local_rank, process_rank
 from harness.data.contamination import contamination, sample_answers
 from harness.data.splits import Splits, load_splits
+from harness.delivery import conclude
 from harness.errors import EvalError, HarnessError
 from harness.evaluate import evaluate
 from harness.grid import CellSpec
@@ -28,8 +29,7 @@ from harness.records import CellResult, Contamination, Generation, Probe, SuiteR
 from harness.respondents import respondent_of
 from harness.store import CellFolder, once, overlap_key, read_lines, read_record, write_lines, write_record, write_text
 from harness.tracking.base import NullTracker, Tracker
-from harness.tracking.connection import experiment_id_of
-from harness.tracking.mlflow_tracker import MlflowTracker
+from harness.tracking.mlflow_tracker import open_tracker
 from harness.train.rows import probe_rows
 from harness.train.sft import train
 
@@ -60,20 +60,19 @@ def run_cell(folder: CellFolder) -> bool:
     tracker: Tracker | None = None
     try:
         stage.enter("opening the MLflow run")
-        tracker = MlflowTracker(spec, folder, experiment_id_of(spec.parent_run_id))
+        tracker = open_tracker(spec, folder)
         result = _work(spec, folder, tracker, stage)
     except BaseException as error:
         result = _failed(spec, tracker.run_id if tracker else "", stage.name, error)
         write_record(folder.result, result)
         if tracker is not None:
-            tracker.log_failure(result)
-            tracker.log_records(folder, result)
+            conclude(tracker, folder, result)
             tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
         if not isinstance(error, Exception):
             raise
         logger.error("%s failed while %s: %s", spec.cell.name, stage.name, error)
         return False
-    tracker.log_records(folder, result)
+    conclude(tracker, folder, result)
     tracker.close("FINISHED")
     write_record(folder.result, result)
     return True

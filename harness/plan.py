@@ -14,7 +14,7 @@ from harness.confirmation import confirming_cells, read_confirmation
 from harness.data.splits import data_fingerprint, load_splits
 from harness.errors import ConfigError
 from harness.eval_config import EvalConfig
-from harness.experiment_file import Location, experiment_lines, find_experiment, line_of, load_experiment, resolve_files
+from harness.experiment_file import experiment_lines, find_experiment, line_of, load_experiment, resolve_files
 from harness.gates import gate_metric, parse_gate
 from harness.grid import Cell, expand, plan, reference_cell
 from harness.library_fields import did_you_mean
@@ -27,6 +27,7 @@ from harness.records import CellResult, Example
 from harness.resources import digest, file_digest
 from harness.store import ExperimentFolder, experiment_folder, read_record
 from harness.suite import chosen_scorers, load_suite, suite_examples
+from harness.yaml_text import Location
 
 # What of the training settings preflight looks at.
 CHECKED_TRAINING = (
@@ -49,6 +50,12 @@ class Plan(NamedTuple):
     def everything(self) -> tuple[Cell, ...]:
         """References first: they take the least time and every finding is read against them."""
         return (*self.references, *self.cells)
+
+    def brings_code(self) -> tuple[str, ...]:
+        """Models whose own Python is run, for the file trusts them."""
+        models = [row.config.model for row in self.everything() if row.reference is None or row.reference.url is None]
+        trusted = [f"{m.name}@{m.revision or 'main'}" for m in models if m.trust_remote_code]
+        return tuple(dict.fromkeys(trusted))
 
 
 def plan_experiment(name: str, overrides: Sequence[str] = ()) -> Plan:

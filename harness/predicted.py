@@ -9,13 +9,13 @@ from typing import NamedTuple
 from harness.asked import asked_suites
 from harness.config import DataConfig, ExperimentConfig, ModelConfig, RunConfig, TemplateConfig
 from harness.data.sources import fingerprint
+from harness.delivery import conclude
 from harness.diagnose.advice import as_untrained
 from harness.diagnose.cell import output_findings
 from harness.diagnose.evidence import Evidence
 from harness.errors import ConfigError, DataError, EvalError
 from harness.eval_config import EvalConfig, ReferenceConfig, SourceConfig
 from harness.evaluate import evaluate
-from harness.experiment_file import Location
 from harness.grid import Cell, CellSpec
 from harness.predictions import PredictedAnswers, load_predictions
 from harness.records import CellResult, Example, Finding, Generation, SuiteResult
@@ -23,8 +23,8 @@ from harness.resources import digest
 from harness.store import CellFolder, once, read_lines, write_lines, write_record
 from harness.suite import load_suite, suite_examples
 from harness.tracking.base import Tracker
-from harness.tracking.connection import experiment_id_of
-from harness.tracking.mlflow_tracker import MlflowTracker
+from harness.tracking.mlflow_tracker import open_tracker
+from harness.yaml_text import Location
 
 EXAMPLE_ENTRY = "`- {suite: held_out, data: test.jsonl}`"
 
@@ -132,13 +132,13 @@ def score_and_log(spec: CellSpec, folder: CellFolder) -> None:
 
     Raises: HarnessError: its predictions can't be read or scored.
     """
-    tracker = MlflowTracker(spec, folder, experiment_id_of(spec.parent_run_id))
+    tracker = open_tracker(spec, folder)
     try:
         result = score_row(spec.cell, spec.evals, folder, tracker)
     except BaseException as error:
         tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
-    tracker.log_records(folder, result)
+    conclude(tracker, folder, result)
     tracker.close("FINISHED")
     write_record(folder.result, result)
 

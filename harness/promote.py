@@ -15,9 +15,10 @@ from harness.model_card import card_text, subject_of
 from harness.ranking import Ranking
 from harness.recorded import recorded_plan
 from harness.records import CellResult, Generation, Record, warning_names
+from harness.secrets import without_password
 from harness.store import ExperimentFolder, experiment_folder, known_experiments, read_lines, read_record
-from harness.targets import FoundCell, find_cell
-from harness.tracking.connection import connect, without_password
+from harness.targets import FoundCell, find_cell, training_of
+from harness.tracking.connection import connect
 from harness.tracking.notes import evidence, row_of, whole_lines
 from harness.tracking.registry import Described, Registered, check_names, load_components, register, set_alias
 
@@ -66,6 +67,8 @@ def promote(target: str, name: str, *, alias: str, force: bool) -> Promoted:
     check_names(name, alias)
     chosen = _choose(target)
     found, folder = chosen.found, ExperimentFolder(chosen.found.folder.path.parent.parent)
+    if found.result.status != "failed":
+        training_of(found.result)
     made = recorded_plan(folder)
     ranking = rank_experiment(made, collect(made))
     refusal = _refusal(ranking, found.result)
@@ -129,7 +132,9 @@ def _refusal(ranking: Ranking, result: CellResult) -> str:
         return f"it failed while {result.stage} ({result.error})"
     if row_of(ranking, result.cell) is not None:
         return ""
-    reason = next((item.reason for item in ranking.excluded if item.cell == result.cell), "it has no row there")
+    reason = next(
+        (item.reason for item in ranking.excluded if item.cell == result.cell), "the ranking has no row of it"
+    )
     return f"it is not ranked ({reason.rstrip('.')})"
 
 

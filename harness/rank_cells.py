@@ -7,7 +7,7 @@ from harness.comparability import differences
 from harness.config import RankingConfig
 from harness.configurations import Contest, confirms, make_contest
 from harness.errors import ConfigError
-from harness.gates import Candidate, Gate, clusters_of, parse_gate, per_example
+from harness.gates import Candidate, Gate, clusters_of, gate_metric, parse_gate, per_example
 from harness.library_fields import did_you_mean
 from harness.ranking import Exclusion, Ranking, ReferenceRow
 from harness.ranking_rows import Standing, make_rows, weighed
@@ -163,8 +163,22 @@ def _unasked(cells: Sequence[CellResult], references: Sequence[CellResult]) -> l
     return [f"{', '.join(who)} {why}" for why, who in names.items()]
 
 
+def check_gates(gates: Sequence[str], results: Sequence[CellResult]) -> None:
+    """Raises: ConfigError: a gate can't be parsed, or looks at something that was measured for nobody."""
+    known = _measured(results)
+    for text in gates:
+        parse_gate(text)
+        metric = gate_metric(text)
+        if metric and metric not in known:
+            raise ConfigError(f"--gate {text!r}: {metric} was measured for no cell{did_you_mean(metric, known)}")
+
+
+def _measured(results: Sequence[CellResult]) -> list[str]:
+    return sorted({name for result in results for name in (*result.metrics(), *result.slice_metrics())})
+
+
 def _check_criterion(criterion: str, cells: Sequence[CellResult]) -> None:
-    known = sorted({name for cell in cells for name in (*cell.metrics(), *cell.slice_metrics())})
+    known = _measured(cells)
     if known and criterion not in known:
         raise ConfigError(
             f"ranking.by {criterion!r} was not measured; `harness evaluate` asks trained cells the suites of the file as it is "

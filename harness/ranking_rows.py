@@ -12,7 +12,7 @@ from harness.gates import clusters_of, per_example, scores_by_metric, sign_of
 from harness.max_t import Comparisons, Selection, compare_all, minimum_detectable, selection
 from harness.ranking import RankingRow
 from harness.records import CellResult, Estimate, Finding
-from harness.stats import MIN_PAIRS, Array, estimate, rank_intervals, wilson_of_rate
+from harness.stats import MIN_PAIRS, Array, estimate, num_alike, rank_intervals, wilson_of_rate
 
 SAME_COST = 1.2
 """Training times up to this ratio apart count as equal: timing is noisy."""
@@ -182,7 +182,7 @@ def _simultaneous(contest: Contest, ranked: _Ranked, k: int, sign: float) -> Est
     mean, margin = float(sign * values.mean()), reach * float(np.sqrt(variance))
     low, high = mean - margin, mean + margin
     if np.isin(sign * values, (0.0, 1.0)).all():
-        low, high = wilson_of_rate(mean, variance, values.shape[1], contest.items.num_clusters, reach)
+        low, high = wilson_of_rate(mean, variance, values.shape[1], num_alike(contest.items.clusters), reach)
     return Estimate(value=mean, low=low, high=high, n=values.shape[1])
 
 

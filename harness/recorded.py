@@ -12,6 +12,7 @@ from harness.experiment_file import find_experiment, load_experiment
 from harness.grid import Cell, plan
 from harness.plan import Plan, plan_experiment
 from harness.records import Record
+from harness.secrets import redacted_tree, without_password
 from harness.store import (
     SAFE_NAME,
     ExperimentFolder,
@@ -21,7 +22,6 @@ from harness.store import (
     write_record,
     write_text,
 )
-from harness.tracking.connection import without_password
 from harness.tracking.foreign_run import local_stores
 from harness.tracking.record_files import unpack
 from harness.tracking.recorded_runs import RecordedRun, experiment_of_run, fetch, recorded_runs
@@ -40,9 +40,7 @@ class ExperimentRecord(Record):
 
 def write_plan(made: Plan) -> dict[str, Any]:
     """Keeps a plan in its folder, for those who have nothing else of it; returns the config as it may be shown."""
-    public: dict[str, Any] = json.loads(made.config.model_dump_json())
-    if made.config.tracking.uri:
-        public["tracking"]["uri"] = without_password(made.config.tracking.uri)
+    public: dict[str, Any] = redacted_tree(json.loads(made.config.model_dump_json()))
     record = ExperimentRecord(config=public, cells=made.cells, references=made.references)
     write_record(made.folder.config, record)
     return public

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from harness.secrets import Shown
+
 NonFinite = Literal["nan", "inf", "-inf"]
 Severity = Literal["info", "warning", "error"]
 Outcome = Literal["fired", "clear", "insufficient", "not_applicable"]
@@ -369,11 +371,11 @@ class CellResult(Record):
     status: Literal["finished", "failed"]
     stage: str = ""
     """Where it failed."""
-    error: str = ""
-    traceback: str = ""
+    error: Shown = ""
+    traceback: Shown = ""
     mlflow_run_id: str = ""
     suites: tuple[SuiteResult, ...] = ()
-    suite_errors: dict[str, str] = {}
+    suite_errors: dict[str, Shown] = {}
     """Suite -> why it couldn't be asked; the others count."""
     train: TrainResult | None = None
 

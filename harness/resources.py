@@ -24,6 +24,22 @@ def embedded(name: str) -> Path:
     return folder / "base" if name == "base" else folder / f"{name}.jsonl"
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False too where the name is one that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; False too where the name is one that none can have."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, as hex digits.
 

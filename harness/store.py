@@ -51,7 +51,7 @@ def read_record(path: Path, kind: type[R]) -> R:
     Raises: StoreError: it is missing or isn't a record of that kind.
     """
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise StoreError(f"{path} isn't a readable {kind.__name__}; delete it and run again ({error})") from error
 
@@ -63,8 +63,8 @@ def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
     """
     if not path.exists():
         return
-    # Not splitlines(): a generation may hold U+2028 or U+0085, which JSON leaves as they are.
-    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    # Bytes: half a line may end within a character. A generation may hold U+2028 or U+0085, which end no line.
+    lines = [line for line in path.read_bytes().split(b"\n") if line]
     for number, line in enumerate(lines, 1):
         try:
             yield kind.model_validate_json(line)
@@ -144,6 +144,11 @@ class CellFolder:
     def run_id(self) -> Path:
         """The id of the cell's MLflow run."""
         return self.path / "mlflow_run_id.txt"
+
+    @property
+    def undelivered(self) -> Path:
+        """What its MLflow run may lack: there from the run's opening until all of it is known to have arrived."""
+        return self.path / "undelivered.json"
 
     @property
     def check(self) -> Path:
@@ -246,6 +251,11 @@ class ExperimentFolder:
     def parent_run_id(self) -> Path:
         """The id of the MLflow run that holds the report."""
         return self.path / "mlflow_run_id.txt"
+
+    @property
+    def undelivered(self) -> Path:
+        """There while the parent run may lack the report: from its opening until its end."""
+        return self.path / "undelivered.json"
 
     @property
     def told(self) -> Path:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from harness.data.examples import load_examples
 from harness.errors import EvalError
-from harness.eval_config import EvalConfig
+from harness.eval_config import NAME, EvalConfig
 from harness.library_fields import did_you_mean
 from harness.records import Example, Score
 from harness.resources import bundled, digest
@@ -124,6 +124,8 @@ def load_suite(name: str, folder: Path | None = None) -> Suite:
 
     Raises: EvalError: there is no such file, or it doesn't end in `SUITE = Suite(...)`.
     """
+    if not NAME.fullmatch(name) or "." in name:
+        raise EvalError(f"{name!r} can't be a suite; name a file of evals/ without its ending")
     candidates = (
         [folder / f"{name}.py"] if folder else [Path.cwd() / "evals" / f"{name}.py", bundled("evals") / f"{name}.py"]
     )

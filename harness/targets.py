@@ -17,7 +17,7 @@ from harness.diagnose.siblings import siblings
 from harness.errors import ConfigError
 from harness.predicted import answers_findings
 from harness.recorded import restore, restore_run, store_uri
-from harness.records import CellResult, Finding, untouched_bases
+from harness.records import CellResult, Finding, TrainResult, untouched_bases
 from harness.store import (
     SAFE_NAME,
     CellFolder,
@@ -46,6 +46,20 @@ class Diagnosis(NamedTuple):
 
     evidence: Evidence
     findings: tuple[Finding, ...]
+
+
+def training_of(result: CellResult) -> TrainResult:
+    """How a cell came to its model.
+
+    Raises: ConfigError: it has none, as it is a reference or wasn't trained to its end.
+    """
+    if result.reference is not None:
+        raise ConfigError(f"{result.name}: a reference is not trained here, so it has no model of its own; name a cell")
+    if result.train is None:
+        raise ConfigError(
+            f"{result.name}: the cell was not trained to its end, so it has no model; `harness run` goes on with it"
+        )
+    return result.train
 
 
 def find_cell(target: str) -> FoundCell:
@@ -108,12 +122,28 @@ def _in_context(folder: ExperimentFolder, result: CellResult, results: Sequence[
 def _the_cell(target: str) -> tuple[ExperimentFolder, CellResult]:
     found = _cells_called(target) or _cells_restored(target)
     if not found:
+        if seeds := _seeds_of(target):
+            raise ConfigError(
+                f"{target}: a configuration with several seeds; name one of its cells: {', '.join(seeds)}"
+            )
         raise ConfigError(
             f"{target}: there is no such cell, run or file in this folder; `harness list` and `harness plan EXPERIMENT` name them"
         )
     if len(found) > 1:
         raise _several(target, found)
     return found[0]
+
+
+def _seeds_of(target: str) -> list[str]:
+    """Names of the cells here that are one seed each of the configuration."""
+    experiment, _, wanted = target.rpartition("/")
+    return sorted({
+        result.name
+        for name in known_experiments()
+        if experiment in ("", name)
+        for result in _results(experiment_folder(name), "cells")
+        if result.name.rpartition(",seed=")[0] == wanted
+    })  # fmt: skip
 
 
 def _several(target: str, found: Sequence[tuple[ExperimentFolder, CellResult]]) -> ConfigError:

@@ -232,4 +232,4 @@ def test_a_reference_has_no_card(trained: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(trained)
     done = CliRunner().invoke(main, ["card", "base"])
     assert done.exit_code == 2
-    assert "base: the cell was not trained to its end, so there is no model to describe" in done.stderr
+    assert "base: a reference is not trained here, so it has no model of its own; name a cell" in done.stderr

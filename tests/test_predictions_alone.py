@@ -97,6 +97,12 @@ def test_what_was_ranked_without_a_run_can_be_looked_at(ranked: dict) -> None:
     assert harness("compare", "systems/strong", "systems/weak").exit_code == 0
 
 
+def test_gate_on_what_nobody_measured_is_a_mistake(ranked: dict) -> None:
+    refused = harness("rank", "systems.yaml", "--gate", "held_out.numeric_mach >= 0.5")
+    assert refused.exit_code == 2
+    assert "measured for no cell; did you mean held_out.numeric_match?" in refused.output
+
+
 def values(name: str) -> np.ndarray:
     return np.array(is_right(name), dtype=float)
 

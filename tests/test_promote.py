@@ -113,7 +113,7 @@ def test_what_the_gates_exclude_is_refused_unless_forced(work: Path) -> None:
     [
         (("full", "--as", "a/b"), "--as 'a/b'"),
         (("full", "--as", "fine", "--alias", "v1"), "--alias 'v1'"),
-        (("base", "--as", "fine"), "not ranked"),
+        (("base", "--as", "fine"), "a reference is not trained here"),
         (("nothing", "--as", "fine"), "there is no such cell"),
     ],
 )

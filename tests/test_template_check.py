@@ -342,3 +342,9 @@ def test_a_template_that_forgot_its_end_of_turn_is_refused() -> None:
     assert report.renders
     assert report.mask == "refused"
     assert "end_of_turn_not_supervised" in [problem.kind for problem in report.problems]
+
+
+def test_supervised_parts_of_the_sample_stand_in_brackets_without_a_terminal() -> None:
+    done = CliRunner().invoke(main, ["template", "quickstart"])
+    assert "sample, supervised parts in ⟦brackets⟧:" in done.stdout
+    assert "⟦The Wombat, which rises near Numbat Hill.<|im_end|>⟧" in done.stdout

@@ -16,9 +16,10 @@ from harness.grid import Cell, CellSpec
 from harness.rank_cells import rank
 from harness.ranking import Ranking
 from harness.records import CellResult, Finding, SuiteResult
+from harness.secrets import without_password
 from harness.store import ExperimentFolder
 from harness.tracking import connection
-from harness.tracking.connection import deliver, without_password
+from harness.tracking.connection import deliver
 from harness.tracking.experiment_run import describe_experiment
 from harness.tracking.logged_datasets import suite_input
 from harness.tracking.logged_models import evaluated_model, find_models, log_checkpoint, safe_model_name

@@ -73,9 +73,10 @@ def _cells() -> Iterator[tuple[str, str, str]]:
 
 COMPLETERS: dict[str, Completer] = {
     **dict.fromkeys(
-        ("run", "plan", "data", "template", "evaluate", "rank", "report", "replay", "ui"), complete_experiment
+        ("run", "plan", "data", "template", "evaluate", "rank", "report", "replay", "reconcile", "sync", "ui"),
+        complete_experiment,
     ),
-    **dict.fromkeys(("diagnose", "show", "compare", "card", "chat", "export"), complete_cell),
+    **dict.fromkeys(("diagnose", "show", "compare", "card", "chat", "export", "promote"), complete_cell),
     "score": complete_file,
 }
 """Command -> what its arguments are."""

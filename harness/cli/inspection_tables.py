@@ -119,22 +119,23 @@ def template_page(report: TemplateReport) -> None:
             soft_wrap=True,
         )
     if report.supervised:
-        console.print("sample, supervised parts green:")
-        console.print(_sample(report))
+        left, right = ("", "") if console.is_terminal else ("⟦", "⟧")
+        console.print(f"sample, supervised parts {'green' if console.is_terminal else f'in {left}brackets{right}'}:")
+        console.print(_sample(report, left, right))
     for problem in report.problems:
         console.print(f"[{STYLES[problem.severity]}]{problem.kind}[/]: {escape(problem.message)}", soft_wrap=True)
     if report.renders and not report.problems:
         console.print("[green]nothing wrong found[/green]")
 
 
-def _sample(report: TemplateReport) -> Text:
+def _sample(report: TemplateReport, left: str, right: str) -> Text:
     text, position = Text(style="dim"), 0
     for part in report.supervised:
         found = report.sample.find(part.strip(), position)
         if found < 0:
             continue
         text.append(report.sample[position:found])
-        text.append(report.sample[found : found + len(part.strip())], style="not dim green underline")
+        text.append(f"{left}{part.strip()}{right}", style="not dim green underline")
         position = found + len(part.strip())
     text.append(report.sample[position:])
     return text

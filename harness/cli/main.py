@@ -1,5 +1,6 @@
 """The command `harness`: one group, one file a command, imported only when the command is used."""
 
+import errno
 import importlib
 import logging
 import os
@@ -14,6 +15,7 @@ from click.shell_completion import CompletionItem
 from harness import __version__
 from harness.cli.completers import completing
 from harness.errors import HarnessError
+from harness.secrets import RedactingFormatter, redacted, redacting_excepthook
 
 COMMANDS = {
     "run": "Train, evaluate, diagnose and rank an experiment.",
@@ -34,6 +36,8 @@ COMMANDS = {
     "chat": "Talk to a trained cell in the terminal, or to two side by side.",
     "export": "Write a cell's model as a folder that transformers loads.",
     "promote": "Register a cell's model in MLflow, with the evidence for it.",
+    "sync": "Send MLflow what it could not take while a grid ran.",
+    "reconcile": "Close the MLflow runs that a killed process left RUNNING.",
     "ui": "Open the MLflow UI on this folder.",
     "init": "Copy a starter set of experiments and suites.",
     "schema": "Print the JSON Schema of the experiment file, for editors.",
@@ -78,7 +82,14 @@ class LazyGroup(click.Group):
         except HarnessError as error:
             lines: Sequence[str] = str(error).splitlines()
             for line in lines:
-                click.echo(f"{click.style('error:', fg='red', bold=True)} {line}", err=True)
+                click.echo(f"{click.style('error:', fg='red', bold=True)} {redacted(line)}", err=True)
+            sys.exit(2)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            click.echo(
+                f"{click.style('error:', fg='red', bold=True)} a name is too long for a file; shorten it", err=True
+            )
             sys.exit(2)
         except KeyboardInterrupt:
             click.echo("\ninterrupted; run the same command again to go on where it stopped", err=True)
@@ -96,11 +107,10 @@ def main(verbose: bool) -> None:
     harness plan my.yaml            what would be trained, and what is wrong with it
     harness run my.yaml             train, evaluate, rank; again: go on, or do nothing
     """  # noqa: D301
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    sys.excepthook = redacting_excepthook
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     if not verbose:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DATASETS_VERBOSITY", "error")

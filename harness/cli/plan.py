@@ -29,7 +29,8 @@ def plan_json(made: Plan, checks: Mapping[str, CellCheck]) -> str:
         }
         for c in made.cells
     ]  # fmt: skip
-    return json.dumps({"experiment": made.config.name, "cells": cells, "packs": made.packs}, indent=2)
+    trusted = {"trust_remote_code": names} if (names := made.brings_code()) else {}
+    return json.dumps({"experiment": made.config.name, "cells": cells, "packs": made.packs, **trusted}, indent=2)
 
 
 def print_plan(made: Plan, as_json: bool, *, deep: bool = False, probe: bool = False) -> None:

@@ -43,6 +43,8 @@ def plan_table(made: Plan, checks: Mapping[str, CellCheck]) -> None:
     console.print(
         f"{count} cell{'s' if count != 1 else ''} in {len(made.packs)} packs; references: {', '.join(r.name for r in made.references) or 'none'}"
     )
+    for name in made.brings_code():
+        console.print(f"[yellow]trust_remote_code:[/] Python that comes with {escape(name)} is run")
     largest = max((check.memory_gib for check in checks.values() if check.memory_gib is not None), default=None)
     if largest is not None:
         fitting = [size for size in GPU_SIZES_GIB if size >= largest]

@@ -5,6 +5,7 @@ import click
 from harness.cli.options import experiment_argument, json_option
 from harness.cli.ranking_table import ranking_json, ranking_table
 from harness.collect import collect, rank_experiment
+from harness.rank_cells import check_gates
 from harness.recorded import find_plan
 
 
@@ -26,5 +27,7 @@ def command(experiment: str, overrides: tuple[str, ...], as_json: bool, by: str 
     changes = ({"by": by} if by else {}) | ({"gates": gates} if gates else {})
     ranked_by = made.config.ranking.model_copy(update=changes)
     changed = made._replace(config=made.config.model_copy(update={"ranking": ranked_by}))
-    ranking = rank_experiment(changed, collect(changed))
+    collected = collect(changed)
+    check_gates(gates, collected.cells)
+    ranking = rank_experiment(changed, collected)
     click.echo(ranking_json(ranking)) if as_json else ranking_table(ranking)

@@ -123,13 +123,13 @@ def _has_pareto(ranking: Ranking) -> bool:
 
 
 def _header(metric: str) -> str:
-    """A metric's name on several short lines."""
+    """A metric's name on several short lines; the dots between them are left out, for names of cells need the room."""
     lines = [""]
     for part in re.findall(r"[^._]*[._]?", metric):
         if len(lines[-1] + part) > HEADER:
             lines.append("")
         lines[-1] += part
-    return "\n".join(lines)
+    return "\n".join(line.removesuffix(".") for line in lines)
 
 
 def _with_margin(estimate: Estimate, sign: str = "") -> str:

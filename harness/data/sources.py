@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from harness.data.files import FILE_SUFFIXES, Item, read_file, unreadable, without_filler
 from harness.errors import DataError
 from harness.eval_config import SourceConfig
-from harness.resources import EMBEDDED_PREFIX, embedded, file_digest
+from harness.resources import EMBEDDED_PREFIX, embedded, file_digest, is_file
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,10 @@ def local_paths(source: SourceConfig) -> tuple[Path, ...] | None:
                 f"{source.path}: embedded splits are train, validation, test, retention, structured_train, structured_validation and structured_test"
             )
         return (path,)
+    if "\0" in source.path:
+        raise DataError(f"{source.path!r} can't be the name of a file; check the path")
     path = Path(source.path).expanduser()
-    if path.is_file():
+    if is_file(path):
         if path.suffix.lower() not in FILE_SUFFIXES:
             raise DataError(f"{source.path}: only .jsonl, .json, .parquet and .csv files can be read; convert it")
         return (path,)

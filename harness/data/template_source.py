@@ -1,13 +1,20 @@
 """What can be told from a chat template's source alone, before anything is rendered."""
 
+import json
 import re
-from collections.abc import Iterator
-from typing import Literal
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import jinja2
 import jinja2.nodes
 
+from harness.data import template_trial
 from harness.records import Record, Severity
+
+TRIAL_SECONDS = 20
 
 ProblemKind = Literal[
     "syntax_error", "unsafe", "render_error", "end_of_turn_not_supervised", "wrong_mask", "not_prefix_preserving",
@@ -49,6 +56,24 @@ def check_source(text: str) -> TemplateProblem | None:
         severity="error",
         message=f"it reaches for {reached!r}, which has no place in a chat template; don't use it",
     )
+
+
+def excess(template: str, conversations: Sequence[Sequence[Mapping[str, Any]]], variables: Mapping[str, Any]) -> str:
+    """What rendering a few short conversations takes too much of, found in a process of its own; "" where all is well."""
+    job = json.dumps({"template": template, "conversations": conversations, "variables": variables}, default=str)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", template_trial.__file__], input=job.encode(errors="surrogatepass"), capture_output=True,
+            timeout=TRIAL_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"more than {TRIAL_SECONDS} seconds"
+    return {
+        template_trial.TOO_LONG: f"more than {template_trial.MAX_CHARACTERS >> 20} MiB of text",
+        template_trial.TOO_MUCH_MEMORY: f"more than {template_trial.MEMORY_BYTES >> 30} GiB of memory",
+        -signal.SIGXCPU: f"more than {template_trial.CPU_SECONDS} seconds of computing",
+        -signal.SIGKILL: f"more than {template_trial.CPU_SECONDS} seconds of computing",
+    }.get(done.returncode, "")
 
 
 def _internals(tree: jinja2.nodes.Template) -> Iterator[str]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from harness.errors import LaunchError
 from harness.hardware import visible_gpus
+from harness.secrets import redact_output
 
 POLL_SECONDS = 0.5
 # Longer than torch's elastic agent takes to stop its processes.
@@ -135,6 +136,7 @@ def _work(pack: PackJob, device: str, environment: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise_exit)
     _end_with_parent()
+    redact_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     warnings.simplefilter("ignore")
     if pack.processes > 1:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,13 +11,16 @@ from harness.config import ModelConfig, RunConfig
 from harness.data.tokenize import TokenPlan
 from harness.errors import ModelError
 from harness.models.templates import apply_template
-from harness.resources import EMBEDDED_PREFIX, embedded
+from harness.resources import EMBEDDED_PREFIX, embedded, is_there
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLE_BYTES, NUM_SAMPLES = 1 << 16, 256
+PICKLED = ("pytorch_model*.bin", "adapter_model*.bin", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+# What a trainer leaves beside weights, and nobody loads with them.
+BESIDE_WEIGHTS = re.compile(r"training_args\.bin|optimizer\.(?:pt|bin)|scheduler\.pt|scaler\.pt|rng_state\S*\.pth")
 FINGERPRINTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors")
 
 
@@ -57,10 +61,25 @@ def model_source(config: ModelConfig) -> str:
         if config.name != f"{EMBEDDED_PREFIX}base":
             raise ModelError(f"model.name {config.name!r}: the only embedded model is embedded:base")
         return str(embedded("base"))
-    looks_local = config.name.startswith(("/", "./", "../", "~")) or Path(config.name).exists()
+    looks_local = config.name.startswith(("/", "./", "../", "~")) or is_there(Path(config.name))
+    if looks_local:
+        check_no_pickle(Path(config.name).expanduser(), f"model.name {config.name!r}")
     if looks_local and not (Path(config.name).expanduser() / "config.json").is_file():
         raise ModelError(f"model.name {config.name!r}: there is no model (config.json) in that folder; check the path")
     return str(Path(config.name).expanduser()) if looks_local else config.name
+
+
+def check_no_pickle(folder: Path, what: str) -> None:
+    """Raises: ModelError: the weights of a folder are pickled alone, and unpickling runs whatever a file says."""
+    if any(folder.glob("*.safetensors")):
+        return
+    found = [path.name for pattern in PICKLED for path in sorted(folder.glob(pattern))]
+    pickled = [name for name in found if not BESIDE_WEIGHTS.fullmatch(name)]
+    if pickled:
+        raise ModelError(
+            f"{what}: {pickled[0]} is a pickle, which runs code when it is read; only safetensors are loaded: have its source "
+            "save it again with `save_pretrained`"
+        )
 
 
 def model_fingerprint(config: ModelConfig) -> str:
@@ -209,9 +228,11 @@ def load_checkpoint(config: RunConfig, folder: Path, *, plain_rows: bool) -> Loa
     from transformers import AutoModelForCausalLM
 
     if config.adapter is not None:
+        check_no_pickle(folder, str(folder))
         base = load_base(config, plain_rows=plain_rows)
         adapted = PeftModel.from_pretrained(base.model, str(folder))
         return LoadedModel(adapted, base.tokenizer, base.tokens)
+    check_no_pickle(folder, str(folder))
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no checkpoint; delete the cell's folder and run again")
     tokenizer, tokens = load_tokenizer(config, plain_rows=plain_rows)

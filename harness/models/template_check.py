@@ -23,7 +23,7 @@ from harness.models.template_samples import (
     TWO_CALLS,
     WITH_TOOL,
 )  # fmt: skip
-from harness.models.templates import give_tools, plan_tokens, sample_for, supervised_runs, verify_mask
+from harness.models.templates import check_cost, give_tools, plan_tokens, sample_for, supervised_runs, verify_mask
 from harness.records import Record
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", template: str, tokenize
     for text in named.values() if isinstance(named, dict) else (named,):
         if wrong := check_source(text):
             return report.model_copy(update={"problems": (wrong,)})
+    try:
+        check_cost(tokenizer)
+    except TemplateError as error:
+        return _failed(report, "unsafe", str(error))
     give_tools(tokenizer)
     try:
         taken = sample_for(tokenizer).messages

@@ -13,11 +13,12 @@ from harness.config import TemplateConfig
 from harness.data.formats import Conversation
 from harness.data.grammar import learn_grammar
 from harness.data.masks import CONTROL_TOKEN, Grammar
-from harness.data.template_source import check_source
+from harness.data.template_source import check_source, excess
 from harness.data.tokenize import IGNORED, MaskSource, TokenPlan, renderer, tokenize
 from harness.errors import TemplateError
 from harness.models.template_samples import SAMPLE
 from harness.records import Message
+from harness.resources import is_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +38,7 @@ PAD_CANDIDATES = ("<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_
 def template_file(name: str) -> Path | None:
     """The file of a built-in template or of a `.jinja` path; None where there is none."""
     path = Path(__file__).parent.parent / "templates" / f"{name}.jinja" if name in BUILT_IN else Path(name)
-    return path if path.is_file() and path.suffix in (".jinja", ".j2") else None
+    return path if is_file(path) and path.suffix in (".jinja", ".j2") else None
 
 
 def template_text(config: TemplateConfig) -> str | None:
@@ -86,6 +87,31 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", config: TemplateConfig,
     return plan_tokens(tokenizer)
 
 
+def check_cost(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises: TemplateError: a template takes more time, memory or text for a short conversation than any honest one."""
+    given = tokenizer.chat_template
+    special = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    for text in given.values() if isinstance(given, dict) else (given,):
+        if text is not None and (lot := _excess(str(text), tuple(sorted(special.items())))):
+            raise TemplateError(
+                f"the chat template takes {lot} to render a short conversation; take out its loops over anything but messages and tools"
+            )
+
+
+@lru_cache(maxsize=256)
+def _excess(text: str, special_tokens: tuple[tuple[str, str], ...]) -> str:
+    if text in _built_in_texts():
+        return ""
+    turns = [turn.as_turn() for turn in SAMPLE]
+    variables = {"tools": None, "documents": None, **dict(special_tokens)}
+    return excess(text, [turns, turns[:1]], variables)
+
+
+@lru_cache(maxsize=1)
+def _built_in_texts() -> frozenset[str]:
+    return frozenset(text for name in BUILT_IN if (text := template_text(TemplateConfig(name=name))) is not None)
+
+
 def plan_tokens(tokenizer: "PreTrainedTokenizerBase") -> TokenPlan:
     """Adds the tokens that the tokenizer's template needs, and finds out how its answers are told apart.
 
@@ -97,6 +123,7 @@ def plan_tokens(tokenizer: "PreTrainedTokenizerBase") -> TokenPlan:
         end = int(tokenizer.eos_token_id)
         num_added, notes = _choose_pad(tokenizer, (end,))
         return TokenPlan((end,), _control_tokens(tokenizer, ()), num_added, notes=notes)
+    check_cost(tokenizer)
     mended = give_tools(tokenizer)
     grammar = learn_grammar(renderer(tokenizer))
     if not grammar.stops:

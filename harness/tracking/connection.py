@@ -5,12 +5,14 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import StoreError
+from harness.secrets import redacted, without_password
+from harness.tracking.ownership import ERROR_TAG, owner_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,16 +21,12 @@ logger = logging.getLogger(__name__)
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 RETRY_SECONDS = (0.2, 1.0, 3.0)
+PATIENCE_SECONDS = 15.0
+PAUSE_SECONDS = 60.0
+# MLflow's own patience (7 tries, 120 seconds each) would hold up a training for minutes.
+HTTP_PATIENCE = {"MAX_RETRIES": "1", "BACKOFF_FACTOR": "1", "TIMEOUT": "30"}
 # The UI then opens the experiment as training runs, not as traces of an application.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-
-
-def without_password(uri: str) -> str:
-    """The URI with user and password left out, fit to be shown."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
 
 
 def select_store(uri: str | None) -> str:
@@ -40,6 +38,7 @@ def select_store(uri: str | None) -> str:
     target = uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
     is_in_environment = TRACKING_VARIABLE in os.environ
     mlflow.set_tracking_uri(target)
+    note_answer(None)
     if not is_in_environment:
         # MLflow exports what it is told; a choice made for this experiment must not reach the next one.
         os.environ.pop(TRACKING_VARIABLE, None)
@@ -66,7 +65,8 @@ def connect(uri: str | None, experiment: str) -> str:
     except StoreError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0].replace(target, without_password(target))
+        note_answer(error)
+        reason = redacted((str(error).splitlines() or [type(error).__name__])[0])
         raise StoreError(
             f"the MLflow store {without_password(target)} can't be used: {reason}; check tracking.uri"
         ) from error
@@ -75,8 +75,14 @@ def connect(uri: str | None, experiment: str) -> str:
 def _quiet() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    # It would stand between the lines of `--json`.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    for name, value in HTTP_PATIENCE.items():
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.tracking"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It tells of every attempt; we tell what came of them.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def worker_environment() -> dict[str, str]:
@@ -100,11 +106,30 @@ def client() -> "MlflowClient":
 
 
 def run_exists(run_id: str) -> bool:
-    """Whether a run is there and not deleted."""
+    """Whether a run is there and not deleted.
+
+    Raises: Exception: the store can't be asked.
+    """
+    from mlflow.exceptions import MlflowException
+
     try:
         return bool(client().get_run(run_id).info.lifecycle_stage == "active")
-    except Exception:  # MLflow raises store-specific errors for an unknown run
-        return False
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def reopen(run_id: str) -> None:
+    """Makes a run that ended, or whose process died, this process's own."""
+    from mlflow.entities import RunTag
+
+    store = client()
+    # The owner first: a run that is RUNNING under a dead one is closed by whoever sees it.
+    store.log_batch(run_id, tags=[RunTag(key, value) for key, value in owner_tags().items()])
+    if ERROR_TAG in store.get_run(run_id).data.tags:
+        store.delete_tag(run_id, ERROR_TAG)
+    store.update_run(run_id, status="RUNNING")
 
 
 def source_tags(experiment: str) -> dict[str, str]:
@@ -121,18 +146,71 @@ def experiment_id_of(run_id: str) -> str:
     return str(client().get_run(run_id).info.experiment_id)
 
 
-def deliver(what: str, call: Callable[[], object]) -> None:
-    """Calls MLflow, again where that fails, and at last goes on with a warning: a tracker must never end a training."""
-    for seconds in RETRY_SECONDS:
+class _Silence:
+    """Until when the store counts as away: as long as it does, nobody waits for it."""
+
+    until = 0.0
+    missed: ClassVar[list[str]] = []
+
+
+@contextmanager
+def noting() -> Iterator[list[str]]:
+    """What `deliver` could not send as long as this lasts."""
+    before = len(_Silence.missed)
+    missed: list[str] = []
+    try:
+        yield missed
+    finally:
+        missed += _Silence.missed[before:]
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an error says that the store can't be reached, not that it refuses something."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        library = type(error).__module__.partition(".")[0]
+        return isinstance(error, ConnectionError | TimeoutError) or library in ("requests", "urllib3")
+    return error.error_code == "TEMPORARILY_UNAVAILABLE" or " failed with " in str(error)
+
+
+def note_answer(error: Exception | None) -> None:
+    """Tells those who deliver what the store said last; None: it answered."""
+    if error is None:
+        _Silence.until = 0.0
+    elif is_away(error):
+        _Silence.until = time.monotonic() + PAUSE_SECONDS
+
+
+def deliver(what: str, call: Callable[[], object]) -> bool:
+    """Calls MLflow, again where that fails, and at last goes on with a warning: a tracker must never end a training.
+
+    A store that was just found to be away isn't asked again for a while. Returns: whether MLflow took it.
+    """
+    if time.monotonic() < _Silence.until:
+        logger.info("the %s are not sent to MLflow, which is away", what)
+        _Silence.missed.append(what)
+        return False
+    started = time.monotonic()
+    for seconds in (*RETRY_SECONDS, None):
         try:
             call()
         except Exception as error:  # whatever the store raises: locked, gone, or a race between two workers
+            if seconds is None or time.monotonic() - started > PATIENCE_SECONDS:
+                note_answer(error)
+                _Silence.missed.append(what)
+                logger.warning(
+                    "the %s could not be sent to MLflow: %s; they are kept in the cell's folder", what, _reason(error)
+                )
+                return False
             logger.info("MLflow didn't take the %s (%s); trying again", what, type(error).__name__)
             # Workers that collided must not collide again.
             time.sleep(seconds * (0.5 + random.random()))
         else:
-            return
-    try:
-        call()
-    except Exception as error:  # as above
-        logger.warning("the %s could not be sent to MLflow: %s; they are kept in the cell's folder", what, error)
+            note_answer(None)
+            return True
+    return False
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,7 @@
 """The MLflow run of a whole experiment, which holds the report, and what the parent adds to its cells' runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from harness.records import CellResult
 from harness.reports.decision import experiment_argument
 from harness.store import ExperimentFolder, write_text
 from harness.tracking.base import RunStatus
-from harness.tracking.connection import client, deliver, run_exists, source_tags
+from harness.tracking.connection import client, deliver, reopen, run_exists, source_tags
 from harness.tracking.notes import NOTE_TAG, experiment_note
 from harness.tracking.outcomes import SWEEP_COLUMNS, compared_fields, swept_everywhere
+from harness.tracking.ownership import owner_tags
 from harness.tracking.views import Shown, logged_name, save_view
-from harness.tracking.writer import UNSAFE_NAME
+from harness.tracking.writer import UNSAFE_NAME, MetricWriter
 
 
 def open_parent_run(folder: ExperimentFolder, experiment_id: str, name: str, config: Mapping[str, Any]) -> str:
@@ -23,10 +25,11 @@ def open_parent_run(folder: ExperimentFolder, experiment_id: str, name: str, con
     if folder.parent_run_id.exists():
         run_id = folder.parent_run_id.read_text().strip()
         if run_exists(run_id):
-            store.update_run(run_id, status="RUNNING")
+            reopen(run_id)
             return run_id
     tags = {
         **source_tags(name),
+        **owner_tags(),
         "harness.experiment": name,
         "harness.kind": "experiment",
         "mlflow.note.content": str(config.get("description", "")),
@@ -35,6 +38,16 @@ def open_parent_run(folder: ExperimentFolder, experiment_id: str, name: str, con
     store.log_dict(run_id, dict(config), "experiment.json")
     write_text(folder.parent_run_id, run_id)
     return str(run_id)
+
+
+@contextmanager
+def beating(run_id: str) -> Iterator[None]:
+    """Says every half minute that the process of a run lives, as long as this lasts."""
+    writer = MetricWriter(client(), run_id)
+    try:
+        yield
+    finally:
+        writer.close()
 
 
 def close_parent_run(run_id: str, files: Sequence[Path], tags: Mapping[str, str], *, failed: bool) -> None:

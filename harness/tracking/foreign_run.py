@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import StoreError
-from harness.tracking.connection import select_store, without_password
+from harness.secrets import redacted, without_password
+from harness.tracking.connection import select_store
+from harness.tracking.points import LARGEST
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
-
-# SQL stores keep infinity as the largest double.
-LARGEST = 1.7e308
 
 
 class ForeignRun(NamedTuple):
@@ -93,5 +92,5 @@ def _value(value: float) -> float:
 
 def unreachable(store: str, error: Exception) -> str:
     """Says that a store can't be read, and why, without any password."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0].replace(store, without_password(store))
+    reason = redacted((str(error).splitlines() or [type(error).__name__])[0])
     return f"the MLflow store {without_password(store)} can't be read: {reason}; check MLFLOW_TRACKING_URI"

@@ -1,6 +1,5 @@
 """Checkpoints as MLflow logged models, which the metrics of a cell are linked to."""
 
-import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,6 @@ from harness.tracking.connection import client, current_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
-
-logger = logging.getLogger(__name__)
 
 UNSAFE_MODEL_NAME = re.compile(r"[^\w=,+-]")
 KIND_TAG, CHECKPOINT_TAG, EVALUATED_TAG = "harness.checkpoint_kind", "harness.checkpoint", "harness.evaluated"
@@ -38,12 +35,8 @@ def find_models(run_id: str, experiment_id: str) -> Mapping[str, "LoggedModel"]:
 
 
 def evaluated_model(run_id: str, experiment_id: str) -> str:
-    """The id of the logged model of a run's evaluated checkpoint; empty where there is none, or it can't be asked."""
-    try:
-        models = find_models(run_id, experiment_id).values()
-    except Exception as error:  # whatever the store raises: what is measured counts more than what it is linked to
-        logger.info("MLflow didn't say which model was evaluated (%s)", type(error).__name__)
-        return ""
+    """The id of the logged model of a run's evaluated checkpoint; empty where there is none."""
+    models = find_models(run_id, experiment_id).values()
     return next((str(model.model_id) for model in models if model.tags.get(EVALUATED_TAG) == "true"), "")
 
 
@@ -73,10 +66,16 @@ def log_checkpoint(run_id: str, experiment_id: str, spec: CellSpec, result: Trai
         model_id = str(model.model_id)
         client().log_outputs(run_id, [LoggedModelOutput(model_id, step)])
     if not is_on_this_disk():
-        for file in sorted(path.iterdir()):
-            if file.name not in TRAINING_STATE:
-                client().log_artifact(run_id, str(file), f"checkpoints/{kind}")
+        _upload(run_id, path, f"checkpoints/{kind}")
     return model_id
+
+
+def _upload(run_id: str, path: Path, to: str) -> None:
+    """Sends the files of a checkpoint that the run doesn't have; a half-sent one has another size."""
+    there = {Path(file.path).name: file.file_size for file in client().list_artifacts(run_id, to)}
+    for file in sorted(path.iterdir()):
+        if file.name not in TRAINING_STATE and there.get(file.name) != file.stat().st_size:
+            client().log_artifact(run_id, str(file), to)
 
 
 def checkpoint_step(result: TrainResult, kind: str) -> int:

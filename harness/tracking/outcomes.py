@@ -8,8 +8,8 @@ from harness.records import CellResult, Finding, Record, warning_names
 from harness.resources import digest
 from harness.store import ExperimentFolder, read_record, write_record
 from harness.tracking.connection import client, deliver
-from harness.tracking.mlflow_tracker import MAX_TAG_LENGTH
 from harness.tracking.notes import NOTE_TAG, cell_note, reference_note, row_of
+from harness.tracking.ownership import MAX_TAG_LENGTH
 from harness.tracking.writer import UNSAFE_NAME
 
 SWEEP_COLUMNS = 8
@@ -115,7 +115,6 @@ def _send(run_id: str, outcome: Outcome, *, is_new: bool) -> bool:
     params = [Param(UNSAFE_NAME.sub("_", f"sweep.{key}"), value) for key, value in outcome.sweep.items()]
     numbers = {key: number for key, text in outcome.sweep.items() if (number := _number(text)) is not None}
     metrics = [Metric(UNSAFE_NAME.sub("_", f"sweep/{key}"), value, 0, 0) for key, value in numbers.items()]
-    has_arrived = []
 
     def send() -> None:
         store = client()
@@ -123,10 +122,8 @@ def _send(run_id: str, outcome: Outcome, *, is_new: bool) -> bool:
         if outcome.findings:
             content = {"findings": [finding.model_dump(mode="json") for finding in outcome.findings]}
             store.log_dict(run_id, content, "findings.json")
-        has_arrived.append(True)
 
-    deliver("findings", send)
-    return bool(has_arrived)
+    return deliver("findings", send)
 
 
 def _number(text: str) -> float | None:

@@ -38,14 +38,16 @@ def pack(root: Path, files: Sequence[Path], texts: Mapping[Path, str], to: Path)
     return file_digest(to)
 
 
-def log_cell(run_id: str, folder: CellFolder, result: CellResult) -> None:
-    """Gives the run of a cell or reference its records, with the result that is about to be written."""
+def log_cell(run_id: str, folder: CellFolder, result: CellResult) -> bool:
+    """Gives the run of a cell or reference its records, with the result that is about to be written; whether they arrived."""
     root = folder.path.parent.parent
-    _log(run_id, root, record_files(folder, result), {folder.result: result.model_dump_json()})
+    return _log(run_id, root, record_files(folder, result), {folder.result: result.model_dump_json()})
 
 
-def log_experiment(run_id: str, folder: ExperimentFolder, cells: Sequence[str]) -> None:
+def log_experiment(run_id: str, folder: ExperimentFolder, cells: Sequence[str]) -> bool:
     """Gives the parent run what belongs to no cell's run: the plan, imported predictions, cells that never had a run.
+
+    Returns whether it arrived.
 
     Args:
         run_id: of the parent run.
@@ -60,10 +62,10 @@ def log_experiment(run_id: str, folder: ExperimentFolder, cells: Sequence[str]) 
         result = read_record(cell.result, CellResult)
         if not result.mlflow_run_id:
             files += [cell.result, *record_files(cell, result), *filter(Path.is_file, answer_files(cell, result))]
-    _log(run_id, folder.path, files, {})
+    return _log(run_id, folder.path, files, {})
 
 
-def _log(run_id: str, root: Path, files: Sequence[Path], texts: Mapping[Path, str]) -> None:
+def _log(run_id: str, root: Path, files: Sequence[Path], texts: Mapping[Path, str]) -> bool:
     def send() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / Path(ARTIFACT).name
@@ -71,7 +73,7 @@ def _log(run_id: str, root: Path, files: Sequence[Path], texts: Mapping[Path, st
             client().log_artifact(run_id, str(path), str(Path(ARTIFACT).parent))
             client().set_tag(run_id, DIGEST_TAG, digest)
 
-    deliver("records", send)
+    return deliver("records", send)
 
 
 def unpack(archive: Path, root: Path, digest: str, cell: str | None) -> None:
@@ -96,7 +98,7 @@ def unpack(archive: Path, root: Path, digest: str, cell: str | None) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
             for member in members:
                 _lay(content, member, root / member.filename)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise StoreError(f"the records of {cell or 'the experiment'} can't be unpacked: {error}") from error
     if cell and read_record(root / "cells" / cell / "result.json", CellResult).cell != cell:
         raise StoreError(f"the records of {cell} are those of another cell")

@@ -3,9 +3,11 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.errors import StoreError
-from harness.tracking.connection import select_store, without_password
+from harness.secrets import without_password
+from harness.tracking.connection import select_store
 from harness.tracking.views import VIEW_QUERY
 
 
@@ -20,13 +22,18 @@ def experiment_addresses(names: Sequence[str], uri: str | None, port: int) -> li
     server = store.rstrip("/") if is_server(store) else f"http://127.0.0.1:{port}"
     addresses = []
     for name in names:
-        found = mlflow.get_experiment_by_name(name)
+        # Asked of a database that isn't there, MLflow would make one and leave it behind.
+        found = None if _is_missing(store) else mlflow.get_experiment_by_name(name)
         if found is None:
             raise StoreError(
                 f"MLflow at {without_password(store)} knows no experiment {name!r}; run it in this folder first"
             )
         addresses.append(f"{without_password(server)}/#/experiments/{found.experiment_id}/runs?{VIEW_QUERY}")
     return addresses
+
+
+def _is_missing(store: str) -> bool:
+    return store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).is_file()
 
 
 def is_server(uri: str | None) -> bool:
@@ -41,4 +48,6 @@ def become_ui(uri: str | None, port: int) -> None:
     """
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     sys.stdout.flush()
-    os.execve(command[0], command, {**os.environ, "MLFLOW_BACKEND_STORE_URI": select_store(uri)})
+    # MLflow's own code warns of its libraries, once a worker; a user can't do anything about that.
+    environment = {"PYTHONWARNINGS": "ignore", **os.environ, "MLFLOW_BACKEND_STORE_URI": select_store(uri)}
+    os.execve(command[0], command, environment)
