@@ -26,11 +26,6 @@ MODEL_TOKENS = re.compile(r"(?i)(?:.*_)?(?:eos|bos|pad|unk|sep|cls|mask|image|au
 USER_AT_HOST = re.compile(
     r"(?<=://)(?:[^\s/?#@'\"<>]{1,200}|[^\s/:@'\"<>]{0,99}:(?!\d{1,5}(?:/|$))[^\s@'\"<>]{0,200})(?:@[^\s/?#@'\"<>]{0,99}){0,3}@(?=[^\s@])"
 )
-TOKENS = re.compile(r"(?i)(?:.*_)?(?:eos|bos|pad|unk|sep|cls|mask|image|audio|video|end|start|special)_token")
-# The address of a database may hold any character in its password, `/` and `:` too; a port and a path are none.
-USER_AT_HOST = re.compile(
-    r"(?<=://)(?:[^\s/?#@'\"<>]+|[^\s/:@'\"<>]*:(?!\d+(?:/|$))[^\s@'\"<>]*)(?:@[^\s/?#@'\"<>]*)*@(?=[^\s@])"
-)
 TOKENS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
     r"|AKIA[0-9A-Z]{16}|dapi[0-9a-f]{32}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+)"

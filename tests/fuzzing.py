@@ -183,7 +183,7 @@ TEMPLATES = [path.read_text(encoding="utf-8") for path in sorted(bundled("templa
 PLANNED: dict[str, Any] = {
     "name": "small", "description": "", "model": {"name": "embedded:base", "revision": None}, "template": {"name": "chatml"},
     "data": {"train": "embedded:train", "validation": "embedded:validation", "test": [{"path": "embedded:test", "split": "train"}], "limit": 9,
-             "filter": [{"score": "length", "max": 90}]},
+             "filter": [{"score": "answer_words", "max": 90}]},
     "training": {"learning_rate": 1e-3, "max_steps": 3, "max_length": 64}, "adapter": {"r": 4}, "grid": {"training.learning_rate": [1e-3, 2e-3]},
     "variants": {"long": {"training": {"max_steps": 5}}}, "seeds": [0, 1],
     "evals": ["held_out", {"suite": "template_adherence", "limit": 3, "data": "embedded:test", "style": {"max_words": 9}}],

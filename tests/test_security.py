@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -23,6 +24,7 @@ from harness.records import CellResult
 from harness.secrets import RedactingFormatter, redacted, redacted_settings, redacted_tree
 from harness.store import experiment_folder
 from harness.suite import load_suite
+from harness.tracking import ui
 from tests.conftest import MINIMAL
 from tests.helpers import cell_result
 
@@ -258,6 +260,21 @@ def test_kept_plan_and_params_hold_no_password(write: Write) -> None:
     assert "hunter2" not in json.dumps(write_plan(made))
     assert "hunter2" not in made.folder.config.read_text()
     assert made.config.tracking.uri == "postgresql://me:hunter2@db.example/mlflow"
+
+
+def test_ui_listens_on_this_machine_alone_and_checks_who_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """MLflow itself answers 403 to another Host header and to another Origin, as long as its checks are on."""
+    given: list[Any] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ui.os, "execve", lambda *arguments: given.extend(arguments))
+    monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
+    ui.become_ui("postgresql://me:hunter2@db/x", 5000)
+    _, command, environment = given
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    hosts = command[command.index("--allowed-hosts") + 1].split(",")
+    assert {host.partition(":")[0] for host in hosts} == {"localhost", "127.0.0.1"}
+    assert "hunter2" not in " ".join(command)
+    assert "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE" not in environment
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "", "a\0b", "~x", "a" * 101])

@@ -10,6 +10,9 @@ from harness.secrets import without_password
 from harness.tracking.connection import select_store
 from harness.tracking.views import VIEW_QUERY
 
+# Any port, for a tunnel may lead here from another one.
+LOCAL_HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
+
 
 def experiment_addresses(names: Sequence[str], uri: str | None, port: int) -> list[str]:
     """Where the UI shows each experiment.
@@ -46,8 +49,12 @@ def become_ui(uri: str | None, port: int) -> None:
 
     The store travels in the environment: it may hold a password, which the command line would show to everybody.
     """
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", LOCAL_HOSTS,
+    ]  # fmt: skip
     sys.stdout.flush()
     # MLflow's own code warns of its libraries, once a worker; a user can't do anything about that.
     environment = {"PYTHONWARNINGS": "ignore", **os.environ, "MLFLOW_BACKEND_STORE_URI": select_store(uri)}
+    # A page in the same browser may send requests here under another name; MLflow's checks of that stay on.
+    environment.pop("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", None)
     os.execve(command[0], command, environment)
