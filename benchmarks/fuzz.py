@@ -21,7 +21,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzzing import TARGETS, Target, attempt
+from tests.fuzzing import TARGETS, Hang, Target, attempt
 
 TABLE = Path(__file__).with_suffix(".md")
 ROUND = 200
@@ -58,7 +58,7 @@ def fuzz(target: Target, seconds: float, first_seed: int) -> Found:
             warnings.simplefilter("ignore")
             try:
                 found.refused += attempt(target, hostile, Path(folder))
-            except Exception as error:  # a crash is what is looked for
+            except (Exception, Hang) as error:  # a crash is what is looked for
                 found.crashes.setdefault(signature(error), repr(hostile))
         found.cases += 1
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from harness.records import Record
-from harness.secrets import Shown
+from harness.records import Record, Shown
 
 
 class CheckProblem(Record):

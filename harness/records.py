@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from harness.secrets import Shown
+from harness.secrets import redacted
 
 NonFinite = Literal["nan", "inf", "-inf"]
 Severity = Literal["info", "warning", "error"]
@@ -14,6 +14,8 @@ Outcome = Literal["fired", "clear", "insufficient", "not_applicable"]
 SplitName = Literal["train", "validation", "test"]
 ReferenceKind = Literal["base", "few_shot", "model", "endpoint", "predictions"]
 ProbeSplit = Literal["validation", "train_probe"]
+Shown = Annotated[str, AfterValidator(redacted)]
+"""Text that libraries and users write into, and that is shown and kept in many places: without secrets."""
 StopReason = Literal["end_of_turn", "end_of_text", "length", "prompt_too_long", "not_asked", "unknown"]
 """not_asked: there is no answer, and nothing is scored; unknown: an answer that doesn't say how it ended."""
 

@@ -7,9 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Annotated, Any, TextIO, cast
-
-from pydantic import AfterValidator
+from typing import Any, TextIO, cast
 
 HIDDEN = "***"
 SHORTEST_VALUE = 8
@@ -46,10 +44,6 @@ def redacted(text: str) -> str:
     text = BEARER.sub(rf"\1{HIDDEN}", text)
     text = ASSIGNED.sub(rf"\1{HIDDEN}", text)
     return TOKENS.sub(HIDDEN, text)
-
-
-Shown = Annotated[str, AfterValidator(redacted)]
-"""Text of a record that libraries and users write into, and that is shown and kept in many places."""
 
 
 def without_password(text: str) -> str:

@@ -169,7 +169,9 @@ def _key_lines(node: yaml.Node, location: Location) -> Iterator[tuple[Location, 
                 raise _RefusedError(_line(key), f"{_short(key)} is given twice; delete one of the two")
             seen.add(name)
             here = (*location, name)
-            if isinstance(value, yaml.ScalarNode) and here != ("tracking", "uri"):
+            # A password in the address of a server is complained of where that is checked, with what to do.
+            is_own = here == ("tracking", "uri") or (here[0], name) == ("references", "url")
+            if isinstance(value, yaml.ScalarNode) and not is_own:
                 _check_secret(name, value)
             yield here, _line(key)
             yield from _key_lines(value, here)

@@ -20,31 +20,9 @@ from hypothesis import strategies as st
 from harness.errors import HarnessError
 from harness.records import CellResult, Generation, Score, TracePoint
 from harness.resources import bundled, embedded, file_digest
+from tests.mutations import mutated_bytes, mutated_text, mutated_tree
 
 SECONDS = 20
-NUMBERS: Sequence[object] = (0, -1, 1, 2**63, 10**30, 10**400, 0.5, -0.0, 1e308, 5e-324, True, False)
-WORDS = (
-    "", " ", "\0", "\ud800", "\u2028", "é" * 40, "x" * 5000, "../../etc/passwd", "/dev/zero", "http://a:b@c", "[", "{", "{}", "null", "nan",
-    "1e999", "<|im_end|>", "__class__", "{{ x }}", "{x!r:>99}", "%s", "user", "assistant", "tool", "system", "embedded:train", "auto",
-)  # fmt: skip
-KEYS = (
-    "messages", "conversations", "prompt", "completion", "role", "content", "from", "value", "tools", "tool_calls", "function", "arguments",
-    "name", "id", "text", "expect", "json_schema", "entities", "chosen", "rejected", "instruction", "input", "output", "data", "training",
-    "grid", "seeds", "evals", "references", "model", "template", "log_history", "step", "loss", "eval_loss", "values", "max_steps", "prediction",
-)  # fmt: skip
-SNIPPETS = (
-    *WORDS[:-2], *KEYS, "\n", "\t", "  ", ": ", "- ", ", ", '"', "'", "\\", "\\ud800", "&a ", "*a", "<<: ", "!!int ", "? ", "|\n", ">-\n", "%YAML 9",
-    "---\n", "{% ", "%}", "{{ ", "}}", "for m in messages", "endfor", "if ", "endif", "generation", "endgeneration", "~", "|join", "[0]", "(", ")",
-    "9" * 30, "NaN", "Infinity", "-", ".", "0x", "1:2:3", "2026-13-45",
-)  # fmt: skip
-scalars = st.one_of(st.none(), st.sampled_from(NUMBERS), st.sampled_from(WORDS), st.text(max_size=8))
-trees = st.recursive(
-    scalars,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
 
 
 class Target(NamedTuple):
@@ -55,12 +33,16 @@ class Target(NamedTuple):
     """Gets the input and an empty folder."""
 
 
+class Hang(BaseException):
+    """Passes whatever catches exceptions: a TimeoutError would be taken for a file that can't be read."""
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """Ends what hangs; Python's loops and those of its regular expressions look for signals."""
 
     def hang(*_: object) -> None:
-        raise TimeoutError(f"no end after {SECONDS} s")
+        raise Hang(f"no end after {SECONDS} s")
 
     before = signal.signal(signal.SIGALRM, hang)
     signal.alarm(SECONDS)
@@ -80,53 +62,6 @@ def attempt(target: Target, hostile: Any, folder: Path) -> bool:
             assert str(error).strip(), "a refusal says what is wrong"
             return True
     return False
-
-
-@st.composite
-def mutated_text(draw: st.DrawFn, originals: Sequence[str]) -> str:
-    """A good text with pieces cut out, put in, doubled or moved."""
-    text = draw(st.sampled_from(list(originals)))
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(text)))
-        end = min(len(text), start + draw(st.integers(0, 40)))
-        put = draw(st.sampled_from(SNIPPETS) | st.text(max_size=4))
-        where = draw(st.sampled_from(("replace", "double", "cut")))
-        text = text[:start] + {"replace": put, "double": text[start:end] * 2 + put, "cut": ""}[where] + text[end:]
-    return text
-
-
-@st.composite
-def mutated_bytes(draw: st.DrawFn, originals: Sequence[bytes]) -> bytes:
-    """A good file with bytes changed, cut out or put in."""
-    content = draw(st.sampled_from(list(originals)))
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(content)))
-        content = content[:start] + draw(st.binary(max_size=6)) + content[start + draw(st.integers(0, 12)) :]
-    return content
-
-
-@st.composite
-def mutated_tree(draw: st.DrawFn, originals: Sequence[Any]) -> Any:
-    """Good data with parts replaced, deleted or added."""
-    tree = json.loads(json.dumps(draw(st.sampled_from(list(originals)))))
-    for _ in range(draw(st.integers(1, 3))):
-        tree = _changed(draw, tree)
-    return tree
-
-
-def _changed(draw: st.DrawFn, tree: Any) -> Any:
-    """Goes down at random and changes what it finds there."""
-    if isinstance(tree, dict | list) and tree and draw(st.integers(0, 4)):
-        key = draw(st.sampled_from(list(tree) if isinstance(tree, dict) else range(len(tree))))
-        tree[key] = _changed(draw, tree[key])
-        return tree
-    if isinstance(tree, dict):
-        if tree and draw(st.booleans()):
-            del tree[draw(st.sampled_from(list(tree)))]
-            return tree
-        tree[draw(st.sampled_from(KEYS))] = draw(trees)
-        return tree
-    return draw(trees)
 
 
 def surrogates_kept(value: Any) -> bytes:
