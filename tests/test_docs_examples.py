@@ -52,7 +52,7 @@ def test_command_is_one_that_the_harness_takes(page: str, line: str) -> None:
     context = click.Context(main, info_name="harness")
     while words and words[0].startswith("-"):
         words = words[1:]
-    if not words:
+    if words in ([], ["WORD"]):
         return
     command = main.get_command(context, words[0])
     assert command is not None, f"{page}: harness {line}"
