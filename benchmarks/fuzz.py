@@ -21,7 +21,8 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzzing import TARGETS, Hang, Target, attempt
+from tests.fuzzing import TARGETS, Target, attempt
+from tests.guards import Hang
 
 TABLE = Path(__file__).with_suffix(".md")
 ROUND = 200

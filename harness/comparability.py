@@ -64,9 +64,10 @@ def _explains(swept: str, fact: str) -> bool:
 
 def sentence(difference: Difference) -> str:
     """`rows used: 600 (lora, full), 598 (long)`."""
-    parts = (f"{value} ({_some(names)})" for value, names in difference.values.items())
+    parts = (f"{value} ({some(names)})" for value, names in difference.values.items())
     return f"{difference.fact}: {', '.join(parts)}"
 
 
-def _some(names: Sequence[str], shown: int = 3) -> str:
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """`a, b, c and 9 more`."""
     return ", ".join(names) if len(names) <= shown else f"{', '.join(names[:shown])} and {len(names) - shown} more"

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from harness.compared import ComparedRun, RunKind
 from harness.config import RankingConfig, RunConfig
+from harness.configurations import configuration_name
 from harness.data.splits import load_splits
 from harness.errors import ConfigError
-from harness.eval_config import EvalConfig, SourceConfig
+from harness.eval_config import EvalConfig
 from harness.evaluate import evaluate
 from harness.grid import CellSpec
 from harness.library_fields import did_you_mean
@@ -18,7 +19,7 @@ from harness.plan import plan_experiment
 from harness.predictions import PredictedAnswers, load_predictions
 from harness.records import CellResult, Example, Finding, Generation, TracePoint
 from harness.resources import digest
-from harness.score import Ruler
+from harness.score import Ruler, entry_of, of_data
 from harness.store import (
     CellFolder,
     ExperimentFolder,
@@ -149,7 +150,7 @@ def _known(target: str, here: Sequence["_Match"]) -> Side:
     is_configuration = len(cells) > 1
     return Side(
         target=target,
-        name=_stem(first.name) if is_configuration else first.name,
+        name=configuration_name(first) if is_configuration else first.name,
         kind="reference" if first.reference else "configuration" if is_configuration else "cell",
         experiment=experiment.name,
         criterion=criterion_of(cells[0].folder),
@@ -170,10 +171,6 @@ def _results(root: Path | None) -> Iterator[_Match]:
             yield folder, path, read_record(path, CellResult)
 
 
-def _stem(name: str) -> str:
-    return name.rpartition(",seed=")[0] or name
-
-
 def _called(wanted: str, here: Sequence[_Match]) -> list[_Match]:
     """The cells with this name, id, start of an id or run id; of a name without its seed, all of them.
 
@@ -187,7 +184,7 @@ def _called(wanted: str, here: Sequence[_Match]) -> list[_Match]:
 def _is_called(wanted: str, match: _Match) -> bool:
     folder, _, result = match
     called = wanted.removeprefix(f"{folder.path.name}/")
-    names = (result.name, _stem(result.name), result.mlflow_run_id)
+    names = (result.name, configuration_name(result), result.mlflow_run_id)
     return called in names or (len(called) >= MIN_ID and result.cell.startswith(called))
 
 
@@ -201,7 +198,7 @@ def _fetched(target: str, wanted: str, here: Sequence[_Match]) -> list[_Match]:
     except ConfigError as error:
         if found := _called(wanted, here):
             return found  # the seeds of a configuration, which is no cell
-        names = {name for _, _, result in here for name in (result.name, _stem(result.name))}
+        names = {name for _, _, result in here for name in (result.name, configuration_name(result))}
         raise ConfigError(f"{error}{did_you_mean(target.rpartition('/')[2], sorted(names))}") from error
     return _called(wanted, here)
 
@@ -280,16 +277,13 @@ def _asked(
 ) -> tuple[EvalConfig, Sequence[Example]]:
     """What predictions answer: the examples of a file, of an experiment, or those that the cell beside them was asked."""
     if ruler.data is not None:
-        options = EvalConfig(
-            suite=ruler.suite, data=SourceConfig(path=ruler.data), allow_code_execution=ruler.allow_code_execution
-        )
-        options = options.model_copy(update={"scorers": ruler.scorers}) if ruler.scorers else options
+        options = of_data(ruler)
         return options, suite_examples(load_suite(ruler.suite), options, [])
     if ruler.scorers or ruler.allow_code_execution:
         raise ConfigError("--scorers and --allow-code-execution go with --data; an experiment has scorers of its own")
     if experiment is not None:
         made = plan_experiment(experiment)
-        options = _entry(made.config.evals, ruler.suite, experiment)
+        options = entry_of(made.config.evals, ruler.suite, f"the evals of {experiment}")
         test = [row.example() for row in load_splits(made.cells[0].config.data).test] if made.cells else []
         return options, suite_examples(load_suite(options.suite), options, test)
     if beside is None:
@@ -304,13 +298,4 @@ def _asked_beside(side: Side, suite: str) -> tuple[EvalConfig, Sequence[Example]
         raise ConfigError(
             f"{side.name} left no record of what {suite} asked it; name another suite with --suite, or give --experiment EXPERIMENT"
         )
-    return _entry(part.evals, suite, side.experiment), list(examples.values())
-
-
-def _entry(evals: Sequence[EvalConfig], suite: str, experiment: str) -> EvalConfig:
-    entries = {entry.label: entry for entry in evals if not entry.lm_eval}
-    if suite not in entries:
-        raise ConfigError(
-            f"--suite: {suite!r} is none of the evals of {experiment}; choose one of {', '.join(entries) or '(none)'}"
-        )
-    return entries[suite]
+    return entry_of(part.evals, suite, f"the evals of {side.experiment}"), list(examples.values())

@@ -88,15 +88,18 @@ def confirms(cluster: str, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
+def configuration_name(result: CellResult) -> str:
+    """A cell's name without its seed."""
+    return result.name.rpartition(",seed=")[0] or result.name
+
+
 def make_contest(eligible: Sequence[CellResult], criterion: str, confirm_share: float) -> Contest:
     """Configurations, scored on the examples that all of them share.
 
     They are in the order of their names and seeds, so that the order in which cells are listed changes no draw.
     """
     groups: dict[str, list[CellResult]] = {}
-    for cell in sorted(
-        eligible, key=lambda cell: (cell.name.rpartition(",seed=")[0] or cell.name, cell.seed or 0, cell.cell)
-    ):
+    for cell in sorted(eligible, key=lambda cell: (configuration_name(cell), cell.seed or 0, cell.cell)):
         groups.setdefault(cell.group if cell.seed is not None else cell.cell, []).append(cell)
     scores = {cell.cell: per_example(cell, criterion) for cell in eligible}
     clusters: dict[str, str] = {}
@@ -113,7 +116,7 @@ def make_contest(eligible: Sequence[CellResult], criterion: str, confirm_share: 
         runs = [scores[result.cell] for result in results]
         most = max(results, key=lambda result: result.metrics_with(criterion)[criterion].unscored)
         return Configuration(
-            name=results[0].name.rpartition(",seed=")[0] or results[0].name,
+            name=configuration_name(results[0]),
             results=tuple(results),
             scores=sign * _matrix(runs, sides[False]),
             confirm=sign * np.array([[run[item] for item in sides[True]] for run in runs]),

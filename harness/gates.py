@@ -159,3 +159,8 @@ def _not_worse(candidate: Candidate, metric: str, margin: float) -> str:
 def shown(estimate: Estimate) -> str:
     """`0.912 [0.880, 0.938]`."""
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def signed(difference: Estimate) -> str:
+    """`+0.112 [+0.080, +0.138]`."""
+    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from harness.cards.measured import difference_to_base, limits, metrics, signed
+from harness.cards.measured import difference_to_base, limits, metrics
 from harness.cards.sections import dataset, template, training
 from harness.cards.subject import CardSubject, data_report, languages
 from harness.collect import collect, rank_experiment
 from harness.config import RunConfig
 from harness.data.files import FILE_SUFFIXES
 from harness.eval_config import SourceConfig
-from harness.gates import shown
+from harness.gates import shown, signed
 from harness.grid import CellSpec
 from harness.markdown import block, code, details, escaped
 from harness.ranking import Ranking

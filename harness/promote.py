@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness.collect import collect, rank_experiment
 from harness.config import TrackingConfig, tracking_uri
+from harness.configurations import configuration_name
 from harness.errors import ConfigError
 from harness.export import load_trained
 from harness.grid import CellSpec
@@ -101,7 +102,7 @@ def _uri(config: TrackingConfig) -> str | None:
 
 def _choose(target: str) -> _Chosen:
     """The cell that is meant; of a configuration the seed with the lowest validation loss."""
-    seeds = [result for result in _results() if result.name.rpartition(",seed=")[0] == target]
+    seeds = [result for result in _results() if configuration_name(result) == target != result.name]
     trained = [result for result in seeds if result.train is not None]
     if not trained:
         return _Chosen(find_cell(target), "")

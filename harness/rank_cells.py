@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from harness.comparability import differences
+from harness.comparability import differences, some
 from harness.config import RankingConfig
 from harness.configurations import Contest, confirms, make_contest
 from harness.errors import ConfigError
@@ -133,9 +133,8 @@ def _asked_otherwise(eligible: Sequence[CellResult], bases: Mapping[str, CellRes
         return []
     first, *others = sorted(names.values(), key=len, reverse=True)
     listed = [name for group in others for name in group]
-    shown = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
     return [
-        f"Not quite comparable: {suite_name} was asked of {shown} otherwise (other examples, options or version) than of "
+        f"Not quite comparable: {suite_name} was asked of {some(listed, 5)} otherwise (other examples, options or version) than of "
         f"{first[0]}{' and others' if len(first) > 1 else ''}; `harness evaluate` asks trained cells anew."
     ]
 

@@ -1,6 +1,7 @@
 """Scores another system's predictions with the ruler of a suite."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,13 +80,17 @@ def score_predictions(
 
 def _asked(ruler: Ruler, made: Plan | None) -> tuple[EvalConfig, list[Example], Suite]:
     """The options, examples and suite that predictions are held against."""
-    options = _of_experiment(ruler, made) if made else _alone(ruler)
+    options = _of_experiment(ruler, made) if made else of_data(ruler)
     suite = load_suite(options.suite)
     test = [row.example() for row in load_splits(made.cells[0].config.data).test] if made and made.cells else []
     return options, suite_examples(suite, options, test), suite
 
 
-def _alone(ruler: Ruler) -> EvalConfig:
+def of_data(ruler: Ruler) -> EvalConfig:
+    """The options of a ruler that brings its own examples.
+
+    Raises: ConfigError: it brings none.
+    """
     if ruler.data is None:
         raise ConfigError(
             f"{ruler.suite}: say what the predictions answer, with --data FILE or --experiment EXPERIMENT"
@@ -103,12 +108,18 @@ def _of_experiment(ruler: Ruler, made: Plan) -> EvalConfig:
             "with --experiment the examples and scorers are the experiment's own; use --suite to name one of its evals, "
             "and leave --data, --scorers and --allow-code-execution out"
         )
-    entries = {entry.label: entry for entry in made.config.evals if not entry.lm_eval}
-    if ruler.suite not in entries:
-        raise ConfigError(
-            f"--suite: {ruler.suite!r} is none of the experiment's evals; choose one of {', '.join(entries) or '(none)'}"
-        )
-    return entries[ruler.suite]
+    return entry_of(made.config.evals, ruler.suite, "the experiment's evals")
+
+
+def entry_of(evals: Sequence[EvalConfig], suite: str, whose: str) -> EvalConfig:
+    """The entry of this name among those that predictions can answer.
+
+    Raises: ConfigError: there is none; `whose` says where it was looked for.
+    """
+    entries = {entry.label: entry for entry in evals if not entry.lm_eval}
+    if suite not in entries:
+        raise ConfigError(f"--suite: {suite!r} is none of {whose}; choose one of {', '.join(entries) or '(none)'}")
+    return entries[suite]
 
 
 def _scored(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.config import TrackingConfig, tracking_uri
+from harness.configurations import configuration_name
 from harness.diagnose.advice import as_untrained, with_advice
 from harness.diagnose.cell import diagnose
 from harness.diagnose.cell_reader import cell_evidence
@@ -142,7 +143,7 @@ def _seeds_of(target: str) -> list[str]:
         for name in known_experiments()
         if experiment in ("", name)
         for result in _results(experiment_folder(name), "cells")
-        if result.name.rpartition(",seed=")[0] == wanted
+        if configuration_name(result) == wanted != result.name
     })  # fmt: skip
 
 

@@ -4,10 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -107,3 +111,18 @@ def _store_answers() -> None:
     from harness.tracking.connection import note_answer
 
     note_answer(None)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> "Iterator[MlflowClient]":
+    """A client of a SQLite store of the test's own, which is chosen while it runs."""
+    import mlflow
+
+    from harness.tracking import connection
+
+    before = mlflow.get_tracking_uri()
+    connection.select_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    yield connection.client()
+    mlflow.set_tracking_uri(before)
+    # MLflow exports what it is told; processes of other tests must not inherit it.
+    os.environ.pop("MLFLOW_TRACKING_URI", None)

@@ -6,10 +6,8 @@ Mutations of good files reach further than random bytes, so nearly all input beg
 import dataclasses
 import io
 import json
-import signal
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +18,8 @@ from hypothesis import strategies as st
 from harness.errors import HarnessError
 from harness.records import CellResult, Generation, Score, TracePoint
 from harness.resources import bundled, embedded, file_digest
+from tests.guards import guarded
 from tests.mutations import mutated_bytes, mutated_text, mutated_tree
-
-SECONDS = 20
 
 
 class Target(NamedTuple):
@@ -33,29 +30,9 @@ class Target(NamedTuple):
     """Gets the input and an empty folder."""
 
 
-class Hang(BaseException):
-    """Passes whatever catches exceptions: a TimeoutError would be taken for a file that can't be read."""
-
-
-@contextmanager
-def guarded() -> Iterator[None]:
-    """Ends what hangs; Python's loops and those of its regular expressions look for signals."""
-
-    def hang(*_: object) -> None:
-        raise Hang(f"no end after {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, hang)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def attempt(target: Target, hostile: Any, folder: Path) -> bool:
     """Whether the input is refused; whatever else goes wrong is raised."""
-    with guarded():
+    with guarded("the reader"):
         try:
             target.read(hostile, folder)
         except HarnessError as error:

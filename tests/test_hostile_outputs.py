@@ -1,9 +1,6 @@
 """No text that a model can write makes a scorer raise, hang or leave something behind."""
 
 import dataclasses
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 
 import pytest
@@ -12,9 +9,9 @@ from harness.records import Score
 from harness.scoring.style import style_scorer
 from harness.scoring.table import CODE_SCORERS, SAMPLE_SCORERS, SCORERS
 from harness.style_rules import StyleRules
+from tests.guards import guarded
 from tests.measurements import measurement
 
-SECONDS = 20
 CHARS = 100_000
 
 TEXTS = {
@@ -79,22 +76,6 @@ INSTRUCTIONS = (
     {"id": "keywords:existence", "keywords": ["cat"]},
     {"id": "detectable_format:json_format"},
 )
-
-
-@contextmanager
-def guarded(kind: str) -> Iterator[None]:
-    """Fails where the code inside hangs; Python's loops and those of its regular expressions look for signals."""
-
-    def hang(*_: object) -> None:
-        raise TimeoutError(f"{kind}: no score after {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, hang)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def scored(name: str, kind: str, reference: str) -> Score:

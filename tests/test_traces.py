@@ -1,30 +1,16 @@
 """Failing answers as MLflow traces: few, the worst first, with their scores, and never twice."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow
 import pytest
 from mlflow import MlflowClient
 
 from harness.records import Example, Generation, Score, SuiteResult
 from harness.store import CellFolder, write_lines
-from harness.tracking import connection
 from harness.tracking.traces import FailingAnswer, failing_answers, log_traces
 from tests.helpers import suite_result
 
 CRITERION = "held_out.exact_match"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[MlflowClient]:
-    before = mlflow.get_tracking_uri()
-    connection.select_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    yield connection.client()
-    mlflow.set_tracking_uri(before)
-    # MLflow exports what it is told; processes of other tests must not inherit it.
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def answered(folder: CellFolder, suite: SuiteResult, stop_reason: str = "end_of_turn") -> None:

@@ -2,11 +2,8 @@
 
 import json
 import logging
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Metric
@@ -29,16 +26,6 @@ from harness.tracking.ui import experiment_addresses
 from harness.tracking.writer import MetricLink, MetricWriter
 from tests.conftest import MINIMAL
 from tests.helpers import cell_result, coin, error_finding, suite_result, trained_for
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[MlflowClient]:
-    before = mlflow.get_tracking_uri()
-    connection.select_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    yield connection.client()
-    mlflow.set_tracking_uri(before)
-    # MLflow exports what it is told; processes of other tests must not inherit it.
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def written(client: MlflowClient, values: dict[str, float]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from harness.cards.subject import CardSubject, data_report, languages
 from harness.crossed import compare_two
-from harness.gates import clusters_of, per_example, shown, sign_of
+from harness.gates import clusters_of, per_example, shown, sign_of, signed
 from harness.markdown import escaped, table
 from harness.records import Estimate
 
@@ -57,11 +57,6 @@ def difference_to_base(subject: CardSubject, name: str) -> Estimate | None:
     new, old = (np.array([[run[item] for item in shared]]) for run in (ours, theirs))
     found = compare_two(new, old, [clusters.get(item, item) for item in shared], has_seeds=(True, False))
     return Estimate(value=found.mean, low=found.low, high=found.high, n=len(shared)) if found else None
-
-
-def signed(difference: Estimate) -> str:
-    """`+0.112 [+0.080, +0.138]`."""
-    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 def place(subject: CardSubject) -> Iterator[str]:

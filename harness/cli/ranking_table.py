@@ -11,7 +11,7 @@ from rich.table import Table
 
 from harness.cli.tables import console_for_results
 from harness.comparability import sentence
-from harness.gates import shown
+from harness.gates import shown, signed
 from harness.plan import Plan
 from harness.ranking import Ranking, RankingRow
 from harness.records import Estimate, Finding, warning_names
@@ -158,7 +158,7 @@ def _best(console: Console, ranking: Ranking) -> None:
         console.print("\n[yellow]No cell passed the gates.[/yellow]")
         return
     if best[0].difference_to_base:
-        console.print(f"Against the base: {escape(_signed(best[0].difference_to_base))}")
+        console.print(f"Against the base: {escape(signed(best[0].difference_to_base))}")
     if confirmed := [row for row in best if row.confirmed]:
         console.print(f"Confirmed on {ranking.num_confirm_examples} examples that took no part in choosing:")
         for row in confirmed[:MOST_NAMES]:
@@ -169,10 +169,6 @@ def _best(console: Console, ranking: Ranking) -> None:
 
 def _confirmed(row: RankingRow) -> str:
     return shown(row.confirmed) if row.confirmed else ""
-
-
-def _signed(estimate: Estimate) -> str:
-    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
 
 
 def _reasons(console: Console, ranking: Ranking) -> None:

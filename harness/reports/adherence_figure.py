@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
+from harness.configurations import configuration_name
 from harness.records import CellResult, Estimate, SuiteResult
 from harness.reports.effect_figures import heatmap
-from harness.reports.effects import configuration_name
 from harness.reports.figures import Picture, drawn, label_limit, names_shown, themed
 
 KIND = "template_adherence"

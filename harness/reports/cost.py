@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from harness.configurations import configuration_name
 from harness.records import CellResult, TrainResult
-from harness.reports.effects import configuration_name
 
 SECONDS_PER_HOUR = 3600
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
+from harness.configurations import configuration_name
 from harness.records import CellResult, TracePoint
 from harness.reports.drawing import HOVERED
-from harness.reports.effects import Effect, configuration_name, shown
+from harness.reports.effects import Effect, shown
 from harness.reports.figures import INK, PAGE_WIDTH, PALETTE, Picture, counted, drawn, legend, themed
 
 MAX_CELLS = 24

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.config import ExperimentConfig
-from harness.gates import shown, sign_of
+from harness.gates import shown, sign_of, signed
 from harness.ranking import Ranking, RankingRow
 from harness.records import CellResult, Estimate, Record
 from harness.reports.visible import some
@@ -71,11 +71,6 @@ def _number(ranking: Ranking, top: RankingRow) -> str:
         value = f"{shown(top.metrics[ranking.criterion])}, n = {top.metrics[ranking.criterion].n}{_seeds(top)}"
     versus = f"; {signed(top.difference_to_base)} against the base" if top.difference_to_base else ""
     return f"{ranking.criterion} {value}{versus}"
-
-
-def signed(estimate: Estimate) -> str:
-    """`+0.120 [+0.080, +0.160]`."""
-    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
 
 
 def facts(ranking: Ranking) -> list[Fact]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from harness.configurations import configuration_name
 from harness.records import CellResult
 from harness.stats import CONFIDENCE
 
@@ -106,11 +107,6 @@ def runs_of(
         if len(place) == len(grid):
             found.append(Run(result.name, result.group, result.seed, place or {VARIANT: name}, measured.value))
     return found
-
-
-def configuration_name(result: CellResult) -> str:
-    """A cell's name without its seed."""
-    return result.name.rpartition(",seed=")[0] or result.name
 
 
 def shown(value: object) -> str:

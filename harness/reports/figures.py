@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from harness.records import Estimate
 from harness.reports.drawing import drawable
 
 Spec = dict[str, Any]
@@ -93,11 +92,6 @@ def label_limit(share: float = 0.32) -> Any:
 def is_wide(values: Sequence[float]) -> bool:
     """Whether values need a logarithmic axis."""
     return min(values) > 0 and max(values) / min(values) >= WIDE_RANGE
-
-
-def estimated(estimate: Estimate) -> str:
-    """`0.912 [0.880, 0.940]`."""
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def counted(number: int, singular: str, plural: str = "") -> str:

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from harness.comparability import sentence
-from harness.gates import shown
+from harness.gates import shown, signed
 from harness.markdown import code, escaped, table
 from harness.records import Estimate, warning_names
 from harness.reports.content import Content
-from harness.reports.decision import experiment_argument, signed
+from harness.reports.decision import experiment_argument
 from harness.reports.grouped import signs
 from harness.reports.tables import reasons
 from harness.reports.visible import cut, some, visible

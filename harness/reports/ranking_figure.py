@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
+from harness.gates import shown
 from harness.ranking import Exclusion, Ranking, RankingRow, ReferenceRow
 from harness.records import Estimate
 from harness.reports.figures import (
@@ -16,7 +17,6 @@ from harness.reports.figures import (
     Picture,
     counted,
     drawn,
-    estimated,
     label_limit,
     legend,
     names_shown,
@@ -75,15 +75,15 @@ def _words(ranking: Ranking) -> str:
     best = [row for row in ranking.rows if row.in_best_set]
     said = [f"{ranking.criterion} of {counted(len(ranking.rows), 'ranked configuration')} with intervals and ranks."]
     if best:
-        said.append(f"First: {best[0].name}, {estimated(_estimate(best[0], ranking.criterion))}.")
+        said.append(f"First: {best[0].name}, {shown(_estimate(best[0], ranking.criterion))}.")
         said.append(f"{counted(len(best), 'row')} in the best set" + (": " + ", ".join(row.name for row in best[:5]) if len(best) <= 5 else "") + ".")  # fmt: skip
     if len(ranking.rows) > 1:
         last = ranking.rows[-1]
-        said.append(f"Last: {last.name}, {estimated(_estimate(last, ranking.criterion))}.")
+        said.append(f"Last: {last.name}, {shown(_estimate(last, ranking.criterion))}.")
     if ranking.excluded:
         said.append(f"{counted(len(ranking.excluded), 'cell')} not ranked.")
     known = [row for row in ranking.references if ranking.criterion in row.metrics]
-    said += [f"Reference {row.name}: {estimated(row.metrics[ranking.criterion])}." for row in known[:3]]
+    said += [f"Reference {row.name}: {shown(row.metrics[ranking.criterion])}." for row in known[:3]]
     return " ".join(said)
 
 
@@ -107,8 +107,8 @@ def _rows(ranking: Ranking) -> list[_Row]:
 
 
 def _datum(position: int, row: _Row) -> dict[str, Any]:
-    shown = {"key": position, "name": row.name, "kind": row.kind}
-    found = shown | {
+    mark = {"key": position, "name": row.name, "kind": row.kind}
+    found = mark | {
         "value": row.estimate.value,
         "low": row.estimate.low,
         "high": row.estimate.high,

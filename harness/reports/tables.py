@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from harness.configurations import configuration_name
 from harness.ranking import Exclusion
 from harness.records import CellResult, Estimate, SplitSummary
-from harness.reports.effects import configuration_name
 
 ADHERENCE = "template_adherence"
 

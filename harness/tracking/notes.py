@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from harness.gates import shown
+from harness.gates import shown, signed
 from harness.markdown import block, code, escaped, table
 from harness.ranking import Ranking, RankingRow
 from harness.records import CellResult, Finding
-from harness.reports.decision import answer_sentence, signed
+from harness.reports.decision import answer_sentence
 
 NOTE_TAG = "mlflow.note.content"
 MAX_ROWS = 30
