@@ -185,7 +185,7 @@ def experiment(group: Group, seeds: Sequence[int], max_workers: int) -> dict[str
         "evals": [dict(entry) for entry in group.evals],
         "references": ["base"],
         "ranking": {"by": "held_out.exact_match", "gates": []},
-        "launch": {"max_workers": max_workers},
+        "launch": {"workers": max_workers},
         "tracking": {"system_metrics": False},
     }
 

@@ -6,8 +6,10 @@ import click
 from pydantic import BaseModel
 
 from harness import config, eval_config
+from harness.checkpoint_config import CheckpointsConfig
 from harness.cli.main import HIDDEN, main
 from harness.diagnose.cell import CHECKS
+from harness.launch_config import LaunchConfig
 from harness.resources import bundled
 from harness.scoring.definitions import metric_definition
 from harness.scoring.table import SAMPLE_SCORERS, SCORERS
@@ -24,7 +26,8 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("evals[].style", StyleRules),
     ("references[]", eval_config.ReferenceConfig),
     ("ranking", config.RankingConfig),
-    ("launch", config.LaunchConfig),
+    ("checkpoints", CheckpointsConfig),
+    ("launch", LaunchConfig),
     ("tracking", config.TrackingConfig),
 )
 LIBRARY_SECTIONS = {

@@ -17,7 +17,8 @@ from harness import frames
 from harness.collect import Collected, collect, rank_experiment
 from harness.compared import Comparison
 from harness.comparison import compare as compare_targets
-from harness.experiment import Progress, finish, run_experiment
+from harness.experiment import finish, run_experiment
+from harness.follow import Progress
 from harness.plan import Plan, plan_experiment
 from harness.ranking import Ranking
 from harness.recorded import find_plan

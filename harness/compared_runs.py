@@ -19,6 +19,7 @@ from harness.plan import plan_experiment
 from harness.predictions import PredictedAnswers, load_predictions
 from harness.records import CellResult, Example, Finding, Generation, TracePoint
 from harness.resources import digest
+from harness.results import ending
 from harness.score import Ruler, entry_of, of_data
 from harness.store import (
     CellFolder,
@@ -143,7 +144,7 @@ def _known(target: str, here: Sequence["_Match"]) -> Side:
     finished = [cell for cell in cells if cell.result.suites]
     if not finished:
         failed = cells[0].result
-        reason = f"failed while {failed.stage}: {failed.error}" if failed.status == "failed" else "was asked nothing"
+        reason = "was asked nothing" if failed.status == "finished" else ending(failed)
         raise ConfigError(f"{target}: {failed.name} {reason}; there is nothing to compare")
     parts = tuple(sorted(map(part_of, finished), key=lambda part: part.result.seed or 0))
     first = parts[0].result

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from harness.checkpoint_config import CheckpointsConfig
 from harness.eval_config import NAME, EvalConfig, ReferenceConfig, Section, SourceConfig, as_references
+from harness.launch_config import LaunchConfig
 from harness.library_fields import FieldSet, lora_config_fields, quantization_fields, sft_config_fields
 
 TRL_MAX_LENGTH = 1024
@@ -123,19 +125,6 @@ class RankingConfig(Section):
     """Share of the criterion's examples that never decides the order and gives the best set its final number; 0: none, and the best score is called optimistic."""
     confirm_seeds: Annotated[int, Field(ge=2)] = 5
     """Seeds that `harness run --confirm` brings every configuration of the best set to."""
-
-
-class LaunchConfig(Section):
-    """Where cells run."""
-
-    launcher: Literal["local"] = "local"
-    """local: worker processes on this machine."""
-    max_workers: Annotated[int, Field(gt=0)] | None = None
-    """Cells at a time; by default one a GPU, or one a CPU core."""
-    processes_per_cell: Annotated[int, Field(gt=0)] = 1
-    """Processes (and GPUs) that train one cell together, under `accelerate launch`; multiplies the effective batch."""
-    accelerate_config: str | None = None
-    """File of `accelerate config`, for FSDP2 say; by default plain data parallelism (DDP)."""
 
 
 class TrackingConfig(Section):
@@ -261,6 +250,7 @@ class ExperimentConfig(Section):
     references: tuple[ReferenceConfig, ...] = (ReferenceConfig(name="base"),)
     """Rows beside the cells: `base` (the untouched base model, zero-shot), `few_shot`, or what the section's fields describe."""
     ranking: RankingConfig = RankingConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     launch: LaunchConfig = LaunchConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from harness.confirmation import Confirmation, choose, read_confirmation
-from harness.experiment import Progress, run_experiment
+from harness.experiment import run_experiment
+from harness.follow import Progress
 from harness.plan import Plan, with_confirmation
 from harness.ranking import Ranking
 from harness.store import write_record

@@ -2,18 +2,22 @@
 
 import json
 import logging
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from harness.cell_checks import CellCheck, cells_by_message
+from harness.checkpoints import tidy
 from harness.collect import Collected, collect, rank_experiment
 from harness.config import tracking_uri
 from harness.delivery import Delivery, deliver_cells
 from harness.errors import ConfigError, StoreError
+from harness.follow import Following, Progress, Show
 from harness.grid import Cell, CellSpec
-from harness.launch import local
+from harness.launch.base import Launcher
+from harness.launch.choose import choose_launcher
+from harness.locks import holder, is_held, only_run
 from harness.plan import Plan, check_plan, check_tests, is_done
 from harness.predicted import score_and_log
 from harness.ranking import Ranking
@@ -21,7 +25,6 @@ from harness.recorded import write_plan
 from harness.records import CellResult
 from harness.reports.write import write_reports
 from harness.store import (
-    CellFolder,
     ExperimentFolder,
     experiment_folder,
     read_record,
@@ -35,17 +38,8 @@ from harness.tracking.left_running import close_left, left_running
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a display needs to know while workers run."""
-
-    plan: Plan
-    states: Mapping[str, str]
-    """Cell id -> waiting | running | finished | failed | reused."""
-
-
 def run_experiment(
-    made: Plan, show: Callable[[Progress], None], warn: Callable[[str], None], *, strict: bool = False,
+    made: Plan, show: Show, warn: Callable[[str], None], *, strict: bool = False,
     only: Container[str] | None = None,
 ) -> tuple[Ranking, bool]:  # fmt: skip
     """Trains and evaluates what is not done yet, ranks everything, writes the report; whether no cell failed.
@@ -61,29 +55,47 @@ def run_experiment(
     """
     allowed = [cell for cell in made.everything() if only is None or cell.id in only]
     todo = [cell for cell in allowed if not is_done(made, cell)]
+    waiting = {cell.id for cell in todo}
+    for cell in allowed:
+        if cell.id not in waiting:
+            # Whoever finished it may have been killed just then.
+            tidy(made.folder.cell(cell.id), made.config.checkpoints.keep)
     if todo:
+        launcher = choose_launcher(made.config.launch, made.folder)
         checks = check_plan(made._replace(cells=tuple(c for c in made.cells if c in todo) or made.cells[:1]), deep=True)
         refused = _refused(checks, warn, strict=strict)
         check_tests(made.cells)
-        with made.folder.lock():
+        with only_run(made.folder):
             for cell in (cell for cell in todo if cell.id in refused):
                 write_record(made.folder.cell(cell.id).result, _refusal(cell, checks[cell.id]))
             for cell_id, check in checks.items():
                 write_record(made.folder.cell(cell_id).check, check)
-            _start(made, [cell for cell in todo if cell.id not in refused], show)
+            _start(made, [cell for cell in todo if cell.id not in refused], launcher, show)
     try:
         deliver_rest(made)
     except StoreError as error:  # runs of another store, say; what is done is ranked all the same
         logger.warning("%s", error)
-    try:
+    with _ending_truthfully(made):
         return finish(made, changed=bool(todo))
+
+
+@contextmanager
+def _ending_truthfully(made: Plan) -> Iterator[None]:
+    """Ends the experiment's run where this ends too early: it is open, and nobody else will."""
+    try:
+        yield
     except BaseException as error:
-        # The parent run is open, and nobody else will end it.
-        if todo:
-            status: RunStatus = "FAILED" if isinstance(error, Exception) else "KILLED"
-            parent = made.folder.parent_run_id.read_text().strip()
-            connection.deliver("status", lambda: experiment_run.end_run(parent, status))
+        if made.folder.undelivered.exists():
+            is_stop = isinstance(error, KeyboardInterrupt | SystemExit)
+            reason = "stopped by a signal" if is_stop else str(error) or type(error).__name__
+            connection.deliver("status", lambda: _end_parent(made, "KILLED" if is_stop else "FAILED", reason))
         raise
+
+
+def _end_parent(made: Plan, status: RunStatus, reason: str) -> None:
+    # Where there was nothing to train no store was chosen yet.
+    connection.connect(tracking_uri(made.config.tracking), made.config.name)
+    experiment_run.end_run(made.folder.parent_run_id.read_text().strip(), status, reason)
 
 
 def _refused(checks: Mapping[str, CellCheck], warn: Callable[[str], None], *, strict: bool) -> set[str]:
@@ -119,37 +131,56 @@ def _refusal(cell: Cell, check: CellCheck) -> CellResult:
     )  # fmt: skip
 
 
-def _start(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -> None:
+def _start(made: Plan, todo: Sequence[Cell], launcher: Launcher, show: Show) -> None:
     config, folder = made.config, made.folder
     experiment_id = connection.connect(tracking_uri(config.tracking), config.name)
     for left in left_running([experiment_id], None):
         close_left(left)
     parent = experiment_run.open_parent_run(folder, experiment_id, config.name, write_plan(made))
     write_text(folder.undelivered, parent)
-    processes = config.launch.processes_per_cell
-    devices, threads = local.slots(config.launch.max_workers, processes)
     for cell in todo:
         spec = CellSpec(
             cell=cell, experiment=config.name, evals=config.evals, parent_run_id=parent,
-            system_metrics=config.tracking.system_metrics, num_threads=threads,
+            system_metrics=config.tracking.system_metrics, num_threads=launcher.threads,
             criterion=config.ranking.by, failing_traces=config.tracking.failing_traces,
+            keep=config.checkpoints.keep,
         )  # fmt: skip
         target = folder.cell(cell.id)
         target.result.unlink(missing_ok=True)
         write_record(target.spec, spec)
     record_files.log_experiment(parent, folder, [cell.id for cell in made.everything()])
-    try:
-        with experiment_run.beating(parent):
-            if config.is_predictions_alone:
-                _score_here(made, todo, show)
-            else:
-                _follow(made, todo, devices, show)
-    except BaseException:
-        connection.deliver("status", lambda: experiment_run.end_run(parent, "KILLED"))
-        raise
+    with _ending_truthfully(made), experiment_run.beating(parent):
+        if config.is_predictions_alone:
+            _score_here(made, todo, show)
+        else:
+            Following(made, todo, show).run(todo, launcher)
 
 
-def _score_here(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], None]) -> None:
+def join_experiment(made: Plan, show: Show) -> bool:
+    """Helps a `harness run` that is at work elsewhere on the same folder; whether all cells that it took here finished.
+
+    Raises: StoreError: nobody is at work, or on something else than this plan.
+    """
+    folder = made.folder
+    if not is_held(folder.lock):
+        raise StoreError(f"{folder.path}: no `harness run` of this experiment is at work; start it without --join")
+    strange = [cell.name for cell in made.everything() if not folder.cell(cell.id).spec.exists()]
+    if strange:
+        raise StoreError(
+            f"{folder.path}: {holder(folder.lock)} doesn't know of {_some(strange)}; it may have just begun, or run "
+            "another version of the file"
+        )
+    connection.connect(tracking_uri(made.config.tracking), made.config.name)
+    # From the other end: whoever began takes the first ones.
+    todo = [cell for cell in made.everything() if not is_done(made, cell) and not is_held(folder.cell(cell.id).lock)][
+        ::-1
+    ]
+    Following(made, todo, show).run(todo, choose_launcher(made.config.launch, folder), waits=False)
+    results = [folder.cell(cell.id).result for cell in todo]
+    return all(read_record(path, CellResult).status == "finished" for path in results if path.exists())
+
+
+def _score_here(made: Plan, todo: Sequence[Cell], show: Show) -> None:
     """Predictions are scored in less time than a worker takes to start."""
     states = {row.id: "waiting" if row in todo else "reused" for row in made.everything()}
     for row in todo:
@@ -161,46 +192,6 @@ def _score_here(made: Plan, todo: Sequence[Cell], show: Callable[[Progress], Non
         score_and_log(spec, folder)
         states[row.id] = "finished"
         show(Progress(made, dict(states)))
-
-
-def _follow(made: Plan, todo: Sequence[Cell], devices: Sequence[str], show: Callable[[Progress], None]) -> None:
-    """Launches the packs and tells the display what becomes of them."""
-    folder = made.folder
-    states = {cell.id: "waiting" if cell in todo else "reused" for cell in made.everything()}
-    show(Progress(made, dict(states)))
-    launched = made.config.launch
-    packs = [
-        local.PackJob(
-            (folder.cell(cell.id).path,), folder.cell(cell.id).log,
-            processes=launched.processes_per_cell if cell.seed is not None else 1, accelerate_config=launched.accelerate_config,
-        )
-        for cell in todo
-    ]  # fmt: skip
-    for state in local.launch(packs, devices, connection.worker_environment()):
-        cell = todo[state.index]
-        if state.exit_code is None:
-            states[cell.id] = "running"
-        else:
-            states[cell.id] = "finished" if state.exit_code == 0 else "failed"
-            _record_death(folder.cell(cell.id), cell, state.exit_code)
-        show(Progress(made, dict(states)))
-
-
-def _record_death(folder: CellFolder, cell: Cell, exit_code: int) -> None:
-    """A worker that was killed leaves no result; its parent writes one."""
-    if folder.result.exists():
-        return
-    cause = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-    tail = folder.log.read_text(encoding="utf-8", errors="replace")[-4000:] if folder.log.exists() else ""
-    run_id = folder.run_id.read_text().strip() if folder.run_id.exists() else ""
-    result = CellResult(
-        cell=cell.id, name=cell.name, group=cell.group, seed=cell.seed, base=cell.base, overrides=cell.overrides, status="failed",
-        stage="worker", error=f"the worker died ({cause}); see {folder.log}", traceback=tail, mlflow_run_id=run_id,
-    )  # fmt: skip
-    write_record(folder.result, result)
-    if run_id:
-        record_files.log_cell(run_id, folder, result)
-        connection.deliver("status", lambda: experiment_run.end_run(run_id, "FAILED"))
 
 
 def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
@@ -259,7 +250,7 @@ def deliver_rest(made: Plan) -> Delivery:
     folders = [made.folder.cell(cell.id) for cell in made.everything()]
     if not any(folder.undelivered.exists() and folder.result.exists() for folder in folders):
         return Delivery((), ())
-    with made.folder.lock():
+    with only_run(made.folder):
         try:
             connection.connect(tracking_uri(made.config.tracking), made.config.name)
         except StoreError as error:

@@ -10,13 +10,17 @@ from pathlib import Path
 from harness.asked import AskedSuite, asked_suites
 from harness.benchmarks_suite import lm_eval_result
 from harness.cell_checks import CellCheck
+from harness.checkpoints import drop_unfinished, forget_broken_training, tidy
 from harness.config import local_rank, process_rank
 from harness.data.contamination import contamination, sample_answers
 from harness.data.splits import Splits, load_splits
 from harness.delivery import conclude
-from harness.errors import EvalError, HarnessError
+from harness.disk import disk_trouble
+from harness.errors import EvalError, HarnessError, StoreError
 from harness.evaluate import evaluate
 from harness.grid import CellSpec
+from harness.launch.base import FAILED, FINISHED, TAKEN
+from harness.locks import holder, holding
 from harness.models.extraction import extract
 from harness.models.ifd import shared_ifd_scores
 from harness.models.load import LoadedModel
@@ -27,6 +31,7 @@ from harness.models.verify import NUM_ROWS as VERIFIED_ROWS
 from harness.models.verify import verify_saved
 from harness.records import CellResult, Contamination, Generation, Probe, SuiteResult, TrainedAnswers, TrainResult
 from harness.respondents import respondent_of
+from harness.stopping import Stopped
 from harness.store import CellFolder, once, overlap_key, read_lines, read_record, write_lines, write_record, write_text
 from harness.tracking.base import NullTracker, Tracker
 from harness.tracking.mlflow_tracker import open_tracker
@@ -36,17 +41,19 @@ from harness.train.sft import train
 logger = logging.getLogger(__name__)
 
 
-def run_pack(folders: Sequence[Path]) -> bool:
-    """Trains and evaluates the cells of a pack; whether all of them finished.
+def run_pack(folders: Sequence[Path]) -> int:
+    """Trains and evaluates the cells of a pack; gives the exit code of its worker.
 
-    A cell that fails leaves a record of where and why; the others go on.
+    A cell that fails leaves a record of where and why; the others go on, also past one that another process has.
+
+    Raises: Stopped: a signal ended it; the cell's record says so.
     """
-    finished = [run_cell(CellFolder(path)) for path in folders]
-    return all(finished)
+    codes = [run_cell(CellFolder(path)) for path in folders]
+    return TAKEN if TAKEN in codes else max(codes)
 
 
-def run_cell(folder: CellFolder) -> bool:
-    """One cell from its `cell.json` to its `result.json`; whether it finished."""
+def run_cell(folder: CellFolder) -> int:
+    """One cell from its `cell.json` to its `result.json`; FINISHED, FAILED or TAKEN."""
     spec = read_record(folder.spec, CellSpec)
     import torch
 
@@ -56,34 +63,56 @@ def run_cell(folder: CellFolder) -> bool:
         torch.cuda.set_device(local_rank())
     if process_rank() > 0:
         return _assist(spec, folder)
+    with holding(folder.lock) as is_mine:
+        if not is_mine:
+            logger.info("%s: %s works on it", spec.cell.name, holder(folder.lock))
+            return TAKEN
+        if folder.result.exists() and read_record(folder.result, CellResult).status == "finished":
+            # Its launcher took the old ones away, so another worker was here meanwhile.
+            return FINISHED
+        return _run(spec, folder)
+
+
+def _run(spec: CellSpec, folder: CellFolder) -> int:
     stage = _Stage(folder)
     tracker: Tracker | None = None
     try:
         stage.enter("opening the MLflow run")
         tracker = open_tracker(spec, folder)
         result = _work(spec, folder, tracker, stage)
-    except BaseException as error:
-        result = _failed(spec, tracker.run_id if tracker else "", stage.name, error)
+        conclude(tracker, folder, result)
         write_record(folder.result, result)
-        if tracker is not None:
-            conclude(tracker, folder, result)
-            tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
-        if not isinstance(error, Exception):
+    except BaseException as error:
+        result = _ended(spec, folder, tracker.run_id if tracker else "", stage.name, error)
+        _record_end(folder, tracker, result)
+        if result.status == "killed":
             raise
-        logger.error("%s failed while %s: %s", spec.cell.name, stage.name, error)
-        return False
-    conclude(tracker, folder, result)
+        logger.error("%s failed while %s: %s", spec.cell.name, stage.name, result.error)
+        return FAILED
     tracker.close("FINISHED")
-    write_record(folder.result, result)
-    return True
+    tidy(folder, spec.keep)
+    return FINISHED
 
 
-def _assist(spec: CellSpec, folder: CellFolder) -> bool:
+def _record_end(folder: CellFolder, tracker: Tracker | None, result: CellResult) -> None:
+    """Says why a cell ended, on disk and in MLflow, each as far as it can be written to."""
+    try:
+        write_record(folder.result, result)
+    except StoreError as error:
+        logger.error("%s", error)
+    if tracker is not None:
+        try:
+            conclude(tracker, folder, result)
+        finally:
+            tracker.close("KILLED" if result.status == "killed" else "FAILED")
+
+
+def _assist(spec: CellSpec, folder: CellFolder) -> int:
     """Another process of a cell that several train together: the first one records and evaluates."""
     logging.getLogger().setLevel(logging.ERROR)
     if spec.cell.seed is not None and not (folder.path / "train.json").exists():
-        train(spec.cell, folder, NullTracker(), _splits(spec, folder))
-    return True
+        train(spec.cell, folder, NullTracker(), _splits(spec, folder), keep=spec.keep)
+    return FINISHED
 
 
 class _Stage:
@@ -107,10 +136,11 @@ def _work(spec: CellSpec, folder: CellFolder, tracker: Tracker, stage: _Stage) -
     trained: TrainResult | None = None
     if spec.cell.seed is not None:
         stage.enter("training", spec.cell.config.planned_steps(len(splits.train)))
+        forget_broken_training(folder)
         is_new = not (folder.path / "train.json").exists()
         if is_new:
             folder.forget_evaluations()
-        trained = folder.once("train", TrainResult, lambda: train(spec.cell, folder, tracker, splits))
+        trained = folder.once("train", TrainResult, lambda: train(spec.cell, folder, tracker, splits, keep=spec.keep))
         if is_new:
             tracker.log_train(trained, folder.path)
     stage.enter("evaluating")
@@ -143,11 +173,17 @@ def _identity(spec: CellSpec) -> dict[str, object]:
     }
 
 
-def _failed(spec: CellSpec, run_id: str, stage: str, error: BaseException) -> CellResult:
+def _ended(spec: CellSpec, folder: CellFolder, run_id: str, stage: str, error: BaseException) -> CellResult:
+    is_stop = isinstance(error, Stopped | KeyboardInterrupt)
     text = str(error) or type(error).__name__
+    if isinstance(error, SystemExit) and not is_stop:
+        text = f"something called sys.exit({error.code!r})"
+    if trouble := disk_trouble(error, folder.path):
+        drop_unfinished(folder)
+        text = trouble
     trace = "".join(traceback.format_exception(error))
     return CellResult(
-        **_identity(spec), status="failed", stage=stage, error=text, traceback=trace, mlflow_run_id=run_id
+        **_identity(spec), status="killed" if is_stop else "failed", stage=stage, error=text, traceback=trace, mlflow_run_id=run_id
     )  # fmt: skip
 
 
@@ -155,7 +191,7 @@ def _evaluate_all(
     spec: CellSpec, folder: CellFolder, tracker: Tracker, splits: Splits, trained: TrainResult | None
 ) -> tuple[tuple[SuiteResult, ...], dict[str, str]]:
     """Runs the suites that have no record yet, and says why where one can't be asked; a model is loaded only if there are any."""
-    respondent = respondent_of(spec.cell, folder, splits, trained)
+    respondent = respondent_of(spec.cell, folder, splits, trained, keep=spec.keep)
     if trained is not None and not folder.extraction.exists():
         assert isinstance(respondent, LocalModel), "a trained cell is asked in this process"
         _probe_memory(spec, folder, splits, respondent.loaded, trained)

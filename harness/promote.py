@@ -16,6 +16,7 @@ from harness.model_card import card_text, subject_of
 from harness.ranking import Ranking
 from harness.recorded import recorded_plan
 from harness.records import CellResult, Generation, Record, warning_names
+from harness.results import ending
 from harness.secrets import without_password
 from harness.store import ExperimentFolder, experiment_folder, known_experiments, read_lines, read_record
 from harness.targets import FoundCell, find_cell, training_of
@@ -68,7 +69,7 @@ def promote(target: str, name: str, *, alias: str, force: bool) -> Promoted:
     check_names(name, alias)
     chosen = _choose(target)
     found, folder = chosen.found, ExperimentFolder(chosen.found.folder.path.parent.parent)
-    if found.result.status != "failed":
+    if found.result.status == "finished":
         training_of(found.result)
     made = recorded_plan(folder)
     ranking = rank_experiment(made, collect(made))
@@ -129,8 +130,8 @@ def _results() -> Iterator[CellResult]:
 
 def _refusal(ranking: Ranking, result: CellResult) -> str:
     """Why a cell must not be used without a second thought; empty where nothing speaks against it."""
-    if result.status == "failed":
-        return f"it failed while {result.stage} ({result.error})"
+    if result.status != "finished":
+        return f"it {ending(result)}"
     if row_of(ranking, result.cell) is not None:
         return ""
     reason = next(

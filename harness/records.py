@@ -370,9 +370,10 @@ class CellResult(Record):
     reference: ReferenceKind | None = None
     """None for a cell."""
     overrides: dict[str, Any]
-    status: Literal["finished", "failed"]
+    status: Literal["finished", "failed", "killed"]
+    """killed: stopped by a signal; `harness run` goes on with it."""
     stage: str = ""
-    """Where it failed."""
+    """Where it ended."""
     error: Shown = ""
     traceback: Shown = ""
     mlflow_run_id: str = ""
@@ -393,8 +394,3 @@ class CellResult(Record):
         """The metrics, and the slice that is ranked by if it is one."""
         slices = self.slice_metrics()
         return self.metrics() | ({criterion: slices[criterion]} if criterion in slices else {})
-
-
-def untouched_bases(references: Iterable[CellResult]) -> dict[str, CellResult]:
-    """Digest of a base model -> that model untouched and zero-shot, where it was evaluated."""
-    return {r.base: r for r in references if r.reference == "base" and r.status == "finished"}

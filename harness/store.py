@@ -1,21 +1,24 @@
 """Folders and files of an experiment: the only place that knows paths."""
 
-import fcntl
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from harness.disk import disk_trouble
 from harness.errors import StoreError
 from harness.records import CellResult
 from harness.resources import digest
 
 R = TypeVar("R", bound=BaseModel)
+# What the first records of a run take.
+PROBE_BYTES = 1 << 16
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -29,12 +32,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises: StoreError: the folder can't be written to.
     """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         part.write_bytes(content)
         os.replace(part, path)
     except OSError as error:
+        # Half of it would keep room that a full disk needs.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise StoreError(
             f"{path} can't be written ({error.strerror}); free or unlock the folder, then run again"
         ) from error
@@ -104,6 +110,16 @@ class CellFolder:
     def spec(self) -> Path:
         """What to do: written by the parent, read by the worker."""
         return self.path / "cell.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the worker of the cell as long as it lives; says which process that is."""
+        return self.path / "cell.lock"
+
+    @property
+    def slurm_job(self) -> Path:
+        """Id of the Slurm job that works on it."""
+        return self.path / "slurm_job.txt"
 
     @property
     def result(self) -> Path:
@@ -201,6 +217,11 @@ class CellFolder:
         return ExperimentFolder(self.path.parent.parent).data_report(digest)
 
     @property
+    def retries(self) -> Path:
+        """How the batch of a training is taken since it ran out of memory; there only if it did."""
+        return self.path / "out_of_memory.json"
+
+    @property
     def checkpoints(self) -> Path:
         """The trainer's output folder."""
         return self.path / "checkpoints"
@@ -241,6 +262,11 @@ class ExperimentFolder:
     def cell(self, cell_id: str) -> CellFolder:
         """The folder of a cell or a reference."""
         return CellFolder(self.path / "cells" / cell_id)
+
+    @property
+    def slurm(self) -> Path:
+        """What passes between `harness run` and its Slurm jobs."""
+        return self.path / "slurm"
 
     @property
     def ranking(self) -> Path:
@@ -305,24 +331,19 @@ class ExperimentFolder:
         nearest = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
         if not nearest.is_dir():
             raise StoreError(f"{self.path} can't be written: {nearest} is a file; move it out of the way")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise StoreError(f"{self.path} can't be written: no permission for {nearest}; run in another folder")
+        try:
+            # Permission bits say nothing of quotas, full disks and read-only mounts, least of all to root.
+            with tempfile.TemporaryFile(dir=nearest) as file:
+                file.write(b"\0" * PROBE_BYTES)
+                file.flush()
+        except OSError as error:
+            advice = disk_trouble(error, nearest) or f"{error.strerror}: {nearest}; run in another folder"
+            raise StoreError(f"{self.path} can't be written: {advice}") from error
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps a second `harness run` of the same experiment out while one trains.
-
-        Raises: StoreError: another one is at work.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StoreError(
-                    f"{self.path}: another `harness run` of this experiment is at work; wait for it or stop it"
-                ) from error
-            yield
+    @property
+    def lock(self) -> Path:
+        """Held by the `harness run` that is at work; says which process that is."""
+        return self.path / ".lock"
 
 
 def experiment_folder(name: str, root: Path | None = None) -> ExperimentFolder:

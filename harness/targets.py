@@ -18,7 +18,8 @@ from harness.diagnose.siblings import siblings
 from harness.errors import ConfigError
 from harness.predicted import answers_findings
 from harness.recorded import restore, restore_run, store_uri
-from harness.records import CellResult, Finding, TrainResult, untouched_bases
+from harness.records import CellResult, Finding, TrainResult
+from harness.results import untouched_bases
 from harness.store import (
     SAFE_NAME,
     CellFolder,

@@ -53,7 +53,7 @@ variants:
   lora: {adapter: {r: 8, lora_alpha: 64, target_modules: all-linear}}
 evals: [{suite: held_out, limit: 8, max_new_tokens: 12}]
 ranking: {by: held_out.nll, gates: []}
-launch: {max_workers: 2}
+launch: {workers: 2}
 tracking: {system_metrics: false}
 """
 

@@ -100,7 +100,7 @@ PLANNED: dict[str, Any] = {
     "variants": {"long": {"training": {"max_steps": 5}}}, "seeds": [0, 1],
     "evals": ["held_out", {"suite": "template_adherence", "limit": 3, "data": "embedded:test", "style": {"max_words": 9}}],
     "references": ["base", {"name": "few", "few_shot": 2}, {"name": "served", "url": "http://localhost:1/v1", "model": "m"}],
-    "ranking": {"by": "held_out.nll", "gates": ["no error findings", "held_out.nll < 9"]}, "launch": {"max_workers": 1},
+    "ranking": {"by": "held_out.nll", "gates": ["no error findings", "held_out.nll < 9"]}, "launch": {"workers": 1},
     "tracking": {"uri": "sqlite:///x.db"},
 }  # fmt: skip
 RESULT: dict[str, Any] = {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import forked
 from harness.diagnose import kept
 from harness.diagnose.cell import CHECKS
 from harness.diagnose.evidence import Sibling
@@ -153,11 +154,11 @@ def test_many_cells_are_looked_through_by_several_processes_in_order(monkeypatch
         message = f"{position} {os.getpid()}"
         return (Finding(check="diverged", outcome="clear", severity="info", message=message),)
 
-    monkeypatch.setattr("harness.diagnose.kept.threading.active_count", lambda: 1)
+    monkeypatch.setattr("harness.forked.threading.active_count", lambda: 1)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.setattr("harness.diagnose.kept.os.sched_getaffinity", lambda _: {0, 1})
-    found = [findings[0].message.split() for findings in kept._for_each(finding_at, kept.MANY)]
-    assert [int(position) for position, _ in found] == list(range(kept.MANY))
+    monkeypatch.setattr("harness.forked.os.sched_getaffinity", lambda _: {0, 1})
+    found = [findings[0].message.split() for findings in forked.each(finding_at, forked.MANY)]
+    assert [int(position) for position, _ in found] == list(range(forked.MANY))
     assert str(os.getpid()) not in {pid for _, pid in found}
-    alone = [findings[0].message.split() for findings in kept._for_each(finding_at, 2)]
+    alone = [findings[0].message.split() for findings in forked.each(finding_at, 2)]
     assert {pid for _, pid in alone} == {str(os.getpid())}

@@ -128,7 +128,7 @@ variants:
   broken: {training: {learning_rate: 1e38, max_grad_norm: 0.0, warmup_steps: 0, lr_scheduler_type: constant}}
 evals: [{suite: held_out, limit: 8, max_new_tokens: 4}]
 ranking: {by: held_out.bits_per_byte, gates: [], confirm_seeds: 2}
-launch: {max_workers: 2}
+launch: {workers: 2}
 tracking: {system_metrics: false}
 """
 

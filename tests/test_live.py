@@ -174,7 +174,7 @@ evals:
   - {suite: held_out, limit: 4, max_new_tokens: 4}
 references: []
 ranking: {by: held_out.bits_per_byte}
-launch: {max_workers: 2}
+launch: {workers: 2}
 tracking: {system_metrics: false}
 """
 
@@ -290,7 +290,7 @@ def test_all_processes_of_a_cell_stop_together(ran: Ran, monkeypatch: pytest.Mon
     monkeypatch.chdir(ran.folder)
     together = YAML.replace("name: doomed", "name: together").replace("batch_size: 4", "batch_size: 2")
     kept = together[: together.index("  lost:")] + next(line for line in together.splitlines(True) if "  lost:" in line)
-    rest = together[together.index("evals:") :].replace("max_workers: 2", "processes_per_cell: 2")
+    rest = together[together.index("evals:") :].replace("workers: 2", "processes_per_cell: 2")
     (ran.folder / "together.yaml").write_text(kept + rest)
     done = CliRunner().invoke(main, ["run", "together.yaml"], catch_exceptions=False)
     assert done.exit_code == 0, done.output

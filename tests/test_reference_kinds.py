@@ -29,7 +29,7 @@ references:
   - {name: server, url: "URL", model: someone}
   - {name: oracle, predictions: oracle.jsonl}
 ranking: {by: held_out.exact_match, gates: []}
-launch: {max_workers: 2}
+launch: {workers: 2}
 tracking: {system_metrics: false}
 """
 MINE = [

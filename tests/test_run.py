@@ -32,7 +32,7 @@ evals:
   - {suite: template_adherence, limit: 12, max_new_tokens: 8}
   - {suite: held_out, limit: 12, max_new_tokens: 8}
 ranking: {by: held_out.bits_per_byte, gates: []}
-launch: {max_workers: 2}
+launch: {workers: 2}
 tracking: {system_metrics: false}
 """
 

@@ -17,7 +17,8 @@ from harness.config import ModelConfig
 from harness.data.template_source import excess
 from harness.errors import EvalError, ModelError, StoreError
 from harness.experiment_file import load_experiment
-from harness.models.load import check_no_pickle, model_source
+from harness.models.load import model_source
+from harness.models.trusted import check_no_pickle
 from harness.plan import plan_experiment
 from harness.recorded import write_plan
 from harness.records import CellResult
@@ -138,6 +139,7 @@ def test_pickled_weights_are_refused_by_name_before_training(write: Write, name:
     told = refusal(write, MINIMAL.replace("embedded:base", "./pickled"))
     assert f"{name} is a pickle" in told
     assert "only safetensors are loaded" in told
+    (folder / name.replace("pytorch_", "").replace("bin", "safetensors")).write_bytes(b"")
     (folder / "model.safetensors").write_bytes(b"")
     assert model_source(ModelConfig(name=str(folder))) == str(folder)
 

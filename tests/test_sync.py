@@ -44,7 +44,7 @@ variants:
   second: {{training: {{learning_rate: 2e-3}}}}
 evals: [{{suite: held_out, limit: 8, max_new_tokens: 8}}]
 ranking: {{by: held_out.nll, gates: []}}
-launch: {{max_workers: 1}}
+launch: {{workers: 1}}
 tracking: {{system_metrics: false}}
 """
 ALONE = {"NO_PROXY": "127.0.0.1", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -43,7 +43,7 @@ evals:
   - {suite: held_out, limit: 8, max_new_tokens: 16}
 references: []
 ranking: {by: held_out.bits_per_byte, gates: []}
-launch: {max_workers: 2}
+launch: {workers: 2}
 tracking: {system_metrics: false}
 """
 
@@ -123,7 +123,7 @@ def test_cells_share_their_tokenized_rows(folder: Path) -> None:
 
 def test_two_processes_train_as_one_with_the_same_global_batch(folder: Path) -> None:
     options = ["--set", "training.per_device_train_batch_size=2", "--set", "launch.processes_per_cell=2"]
-    options += ["--set", "launch.max_workers=1", "--set", "name=together", "--set", "variants={plain: {}}"]
+    options += ["--set", "launch.workers=1", "--set", "name=together", "--set", "variants={plain: {}}"]
     done = harness("run", "techniques.yaml", *options)
     assert done.exit_code == 0, done.output
     alone, together = results(folder, "techniques")["plain"], results(folder, "together")["plain"]

@@ -14,6 +14,7 @@ from harness.compared_runs import Part, criterion_of, part_of
 from harness.gates import shown, sign_of
 from harness.records import Finding, Generation, Score, SuiteResult, TrainResult
 from harness.reports.visible import cut, cut_front, visible
+from harness.results import ending
 from harness.targets import FoundCell
 
 PROMPT_LINES, PROMPT_CHARACTERS = 4, 300
@@ -30,8 +31,8 @@ def cell_page(found: FoundCell, num_examples: int) -> None:
     console.print(f"[bold]{escape(result.name)}[/bold] ({result.cell}) {kind}{result.status}{run}")
     for key, value in result.overrides.items():
         console.print(f"  {escape(key)} = {escape(str(value))}")
-    if result.status == "failed":
-        console.print(f"[red]failed while {escape(result.stage)}: {escape(result.error)}[/red]")
+    if result.status != "finished":
+        console.print(f"[red]{escape(ending(result))}[/red]")
     if result.train:
         _print_training(console, result.train)
     for name, estimate in result.metrics().items():

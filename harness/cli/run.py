@@ -10,7 +10,7 @@ from harness.cli.plan import print_plan
 from harness.cli.progress import ProgressDisplay
 from harness.cli.ranking_table import print_outcome
 from harness.confirm_run import run_confirmed
-from harness.experiment import run_experiment
+from harness.experiment import join_experiment, run_experiment
 from harness.plan import plan_experiment
 
 
@@ -19,12 +19,16 @@ from harness.plan import plan_experiment
 @click.option("--dry-run", is_flag=True, help="Only show the plan, as `harness plan --json` does.")
 @click.option("--confirm", is_flag=True, help="Then train the best set alone with more seeds, and rank again.")
 @click.option("--strict", is_flag=True, help="Start nothing where the checks find anything at all.")
-def command(experiment: str, overrides: tuple[str, ...], dry_run: bool, confirm: bool, strict: bool) -> None:
+@click.option("--join", is_flag=True, help="Help a run that is at work on the same folder; that one ranks.")
+def command(
+    experiment: str, overrides: tuple[str, ...], dry_run: bool, confirm: bool, strict: bool, join: bool
+) -> None:
     """Train, evaluate, diagnose and rank EXPERIMENT (a YAML file or a bundled name).
 
-    Run it again: finished cells are kept, interrupted ones go on, changed ones are trained anew.
+    Run it again: finished cells are kept, interrupted ones go on, changed ones are trained anew. Ctrl-C lets every
+    cell finish its step and save; a second one stops now.
 
-    Exit codes: 0 all done, 1 some cells failed, 2 a mistake in the input, 130 interrupted.
+    Exit codes: 0 all done, 1 some cells failed, 2 a mistake in the input, 130 interrupted, 143 terminated.
 
     --confirm brings every configuration of the best set to ranking.confirm_seeds seeds (5 by default).
 
@@ -37,6 +41,8 @@ def command(experiment: str, overrides: tuple[str, ...], dry_run: bool, confirm:
         print_plan(made, as_json=True)
         return
     with ProgressDisplay(made) as display:
+        if join:
+            sys.exit(0 if join_experiment(made, display.update) else 1)
         if confirm:
             made, ranking, all_finished = run_confirmed(made, display.update, display.warn, display.say, strict=strict)
         else:

@@ -11,44 +11,74 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from harness.errors import LaunchError
 from harness.hardware import visible_gpus
+from harness.launch.base import PackJob, PackState
+from harness.launch_config import LaunchConfig
 from harness.secrets import redact_output
+from harness.stopping import SAME_SECONDS, catch_stop_signals
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-# Longer than torch's elastic agent takes to stop its processes.
+# Time to end an MLflow run truthfully, and for torch's elastic agent to stop its processes.
 STOP_SECONDS = 40.0
 LIBRARIES = ("harness.pipeline",)
 PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True, slots=True)
-class PackJob:
-    """Cell folders that one process trains, and where its output goes."""
+class LocalLauncher:
+    """Worker processes on this machine: one a GPU, or one a share of its CPU cores."""
 
-    folders: tuple[Path, ...]
-    log: Path
-    processes: int = 1
-    """More than one: they train each cell together, under `accelerate launch`."""
-    accelerate_config: str | None = None
+    def __init__(self, config: LaunchConfig) -> None:
+        """Counts what the machine has.
+
+        Raises: LaunchError: a cell wants more GPUs than there are.
+        """
+        self._devices, self._threads = slots(
+            None if config.workers == "auto" else config.workers, config.processes_per_cell
+        )
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each process."""
+        return self._threads
+
+    def launch(self, packs: Sequence[PackJob], environment: Mapping[str, str]) -> Generator[PackState]:
+        """Runs every pack once a device is free; the environment is handed over in memory."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(LIBRARIES))
+        free = list(self._devices)
+        waiting = list(range(len(packs)))
+        running: dict[int, tuple[int, str, ForkServerProcess]] = {}
+        try:
+            while waiting or running:
+                while waiting and free:
+                    index, device = waiting.pop(0), free.pop(0)
+                    process = context.Process(
+                        target=_work, args=(packs[index], device, dict(environment)), name=f"pack-{index}"
+                    )
+                    with _thread_limit():
+                        process.start()
+                    running[process.sentinel] = (index, device, process)
+                    yield PackState(index, None)
+                for sentinel in wait(list(running), timeout=POLL_SECONDS):
+                    assert isinstance(sentinel, int)
+                    index, device, process = running.pop(sentinel)
+                    process.join()
+                    # Last in the queue: a pack that a device made crash is tried again on another one.
+                    free.append(device)
+                    yield PackState(index, process.exitcode)
+        finally:
+            _stop([process for _, _, process in running.values()])
 
 
-@dataclass(frozen=True, slots=True)
-class PackState:
-    """What became of one pack."""
-
-    index: int
-    exit_code: int | None
-    """None while it runs; 0 when every cell finished; negative: the signal that killed it."""
-
-
-def slots(max_workers: int | None, processes: int = 1) -> tuple[list[str], int]:
+def slots(workers: int | None, processes: int = 1) -> tuple[list[str], int]:
     """GPU ids (or empty strings) that packs may run on, and the CPU threads of each process.
 
     Raises: LaunchError: a cell wants more GPUs than there are.
@@ -59,47 +89,15 @@ def slots(max_workers: int | None, processes: int = 1) -> tuple[list[str], int]:
         if processes > len(gpus):
             raise LaunchError(f"launch.processes_per_cell is {processes}, but there are {len(gpus)} GPUs; lower it")
         groups = [",".join(gpus[i : i + processes]) for i in range(0, len(gpus) - processes + 1, processes)]
-        chosen = groups[: max_workers or len(groups)]
+        if workers and workers > len(groups):
+            logger.warning(
+                "launch.workers is %d, but the %d GPUs hold %d cells at a time", workers, len(gpus), len(groups)
+            )
+        chosen = groups[: workers or len(groups)]
         return chosen, max(1, cores // (len(chosen) * processes))
     # One thread a process: two processes with several threads each slow one another down many times.
-    count = max_workers or max(1, cores // processes)
+    count = workers or max(1, cores // processes)
     return [""] * count, max(1, cores // (count * processes))
-
-
-def launch(packs: Sequence[PackJob], devices: Sequence[str], environment: Mapping[str, str]) -> Iterator[PackState]:
-    """Runs every pack once a device is free; yields a state whenever one starts (exit code None) or ends.
-
-    Args:
-        packs: what to run, first things first.
-        devices: GPU ids, or empty strings for the CPU; one pack at a time on each.
-        environment: variables of the workers, handed over in memory: they may hold passwords.
-
-    On Ctrl-C the workers are asked to stop, so that they end their MLflow runs truthfully.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(LIBRARIES))
-    free = list(devices)
-    waiting = list(range(len(packs)))
-    running: dict[int, tuple[int, str, ForkServerProcess]] = {}
-    try:
-        while waiting or running:
-            while waiting and free:
-                index, device = waiting.pop(0), free.pop(0)
-                process = context.Process(
-                    target=_work, args=(packs[index], device, dict(environment)), name=f"pack-{index}"
-                )
-                with _thread_limit():
-                    process.start()
-                running[process.sentinel] = (index, device, process)
-                yield PackState(index, None)
-            for sentinel in wait(list(running), timeout=POLL_SECONDS):
-                assert isinstance(sentinel, int)
-                index, device, process = running.pop(sentinel)
-                process.join()
-                free.append(device)
-                yield PackState(index, process.exitcode)
-    finally:
-        _stop([process for _, _, process in running.values()])
 
 
 @contextlib.contextmanager
@@ -115,6 +113,22 @@ def _thread_limit() -> Iterator[None]:
 
 
 def _stop(processes: Sequence[ForkServerProcess]) -> None:
+    """Lets workers finish their step and save, however long that takes; a second Ctrl-C ends them now."""
+    asked = time.monotonic()
+    for process in processes:
+        process.terminate()
+    if any(process.is_alive() for process in processes):
+        logger.warning("workers finish their step and save; Ctrl-C again stops them now")
+    try:
+        for process in processes:
+            process.join()
+    except BaseException:
+        time.sleep(max(0.0, SAME_SECONDS - (time.monotonic() - asked)))
+        _stop_now(processes)
+        raise
+
+
+def _stop_now(processes: Sequence[ForkServerProcess]) -> None:
     for process in processes:
         process.terminate()
     deadline = time.monotonic() + STOP_SECONDS
@@ -134,18 +148,18 @@ def _work(pack: PackJob, device: str, environment: dict[str, str]) -> None:
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _raise_exit)
+    catch_stop_signals()
     _end_with_parent()
     redact_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     warnings.simplefilter("ignore")
     if pack.processes > 1:
-        os.execv(sys.executable, _together(pack))
+        os.execv(sys.executable, together(pack))
     run_pack = _pack_runner()
-    sys.exit(0 if run_pack(pack.folders) else 1)
+    sys.exit(run_pack(pack.folders))
 
 
-def _together(pack: PackJob) -> list[str]:
+def together(pack: PackJob) -> list[str]:
     """The command that trains a pack's cells with several processes each; on a CPU, Accelerate takes gloo by itself."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -176,13 +190,9 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _raise_exit(signum: int, _: object) -> None:
-    sys.exit(128 + signum)
-
-
-def _pack_runner() -> Callable[[Sequence[Path]], bool]:
+def _pack_runner() -> Callable[[Sequence[Path]], int]:
     """Looked up by name: a launcher knows nothing of training."""
     import importlib
 
-    run_pack: Callable[[Sequence[Path]], bool] = importlib.import_module(LIBRARIES[0]).run_pack
+    run_pack: Callable[[Sequence[Path]], int] = importlib.import_module(LIBRARIES[0]).run_pack
     return run_pack

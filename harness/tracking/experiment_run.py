@@ -14,7 +14,7 @@ from harness.tracking.base import RunStatus
 from harness.tracking.connection import client, deliver, reopen, run_exists, source_tags
 from harness.tracking.notes import NOTE_TAG, experiment_note
 from harness.tracking.outcomes import SWEEP_COLUMNS, compared_fields, swept_everywhere
-from harness.tracking.ownership import owner_tags
+from harness.tracking.ownership import ERROR_TAG, MAX_TAG_LENGTH, owner_tags
 from harness.tracking.views import Shown, logged_name, save_view
 from harness.tracking.writer import UNSAFE_NAME, MetricWriter
 
@@ -87,6 +87,8 @@ def describe_experiment(
     return note
 
 
-def end_run(run_id: str, status: RunStatus) -> None:
-    """Ends a run whose process died."""
+def end_run(run_id: str, status: RunStatus, error: str = "") -> None:
+    """Ends a run whose process died, with the reason where one is known."""
+    if error:
+        client().set_tag(run_id, ERROR_TAG, error[:MAX_TAG_LENGTH])
     client().set_terminated(run_id, status)

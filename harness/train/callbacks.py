@@ -7,8 +7,10 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from harness.records import NonFinite, TracePoint, finite_or_name
+from harness.stopping import is_stop_asked
 from harness.store import CellFolder, append_lines, write_text
 from harness.tracking.base import Tracker
+from harness.train.agreement import first_process_says
 
 # Written once at the end by the trainer itself; the curves already say it.
 IGNORED_LOGS = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss")
@@ -28,6 +30,8 @@ class TraceCallback(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Starts the clock, and says how many steps there are: with packing that is known only now."""
         self._started = time.monotonic()
+        if state.global_step > 0:
+            self._last_tokens = (state.num_input_tokens_seen, self._seconds_before)
         if state.is_world_process_zero:
             write_text(self._state_path, json.dumps({"stage": "training", "planned_steps": state.max_steps}))
 
@@ -80,6 +84,19 @@ class EvaluateAtEnd(TrainerCallback):
         """Saves where training was stopped early, and wherever the best checkpoint could be."""
         if control.should_training_stop or args.load_best_model_at_end:
             control.should_save = True
+        return control
+
+
+class StopOnSignal(TrainerCallback):
+    """Saves and stops after the step in which the process was told to stop."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """The first of several processes decides: all must stop at the same step. An evaluation that is due takes place."""
+        if first_process_says(is_stop_asked(), args.device):
+            control.should_save = True
+            control.should_training_stop = True
         return control
 
 

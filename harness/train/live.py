@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from harness.config import CurveCheck
@@ -13,6 +12,7 @@ from harness.diagnose.live import NON_FINITE, Stop, Watch, first_stop
 from harness.errors import TrainError
 from harness.records import Probe, TracePoint, finite_or_name
 from harness.store import CellFolder, read_lines
+from harness.train.agreement import first_process_says
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class StopOnFinding(TrainerCallback):
                 values={name: finite_or_name(value) for name, value in values.items()},
             )  # fmt: skip
             self.stop = self._watch.add(point, self._new_probes)
-        if _first_process_says(self.stop is not None, args.device) and not control.should_training_stop:
+        if first_process_says(self.stop is not None, args.device) and not control.should_training_stop:
             if self.stop is not None:
                 logger.warning("%s", self.stop.sentence)
             control.should_training_stop = True
@@ -88,12 +88,3 @@ class StopOnFinding(TrainerCallback):
 def stop_of(callbacks: Iterable[TrainerCallback]) -> Stop | None:
     """Why one of these ended the training, if one did."""
     return next((callback.stop for callback in callbacks if isinstance(callback, StopOnFinding)), None)
-
-
-def _first_process_says(value: bool, device: torch.device) -> bool:
-    """What the first of the processes that train together says, in all of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    flag = torch.tensor([float(value)], device=device)
-    torch.distributed.broadcast(flag, src=0)
-    return bool(flag.item())

@@ -1,0 +1,178 @@
+"""Follows the workers of a `harness run`: who runs, who died and is tried again, whom another `harness run` has."""
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from harness.errors import StoreError
+from harness.grid import Cell
+from harness.launch.base import SIGNALLED, TAKEN, Launcher, PackJob, PackState
+from harness.locks import holder, is_held
+from harness.plan import Plan, is_done
+from harness.records import CellResult
+from harness.stopping import STOP_SIGNALS
+from harness.store import CellFolder, read_record, write_record
+from harness.tracking import connection, experiment_run, record_files
+from harness.tracking.base import RunStatus
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+LOG_TAIL = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a display needs to know while workers run."""
+
+    plan: Plan
+    states: Mapping[str, str]
+    """Cell id -> waiting | running | elsewhere | finished | failed | reused."""
+
+
+Show = Callable[[Progress], None]
+
+
+class Following:
+    """The cells of one `harness run`, from their launch until each has ended."""
+
+    def __init__(self, made: Plan, todo: Sequence[Cell], show: Show) -> None:
+        self._made = made
+        self._show = show
+        self._states = {cell.id: "waiting" if cell in todo else "reused" for cell in made.everything()}
+        self._deaths: dict[str, list[str]] = {}
+        self._unwritten: list[Callable[[], None]] = []
+
+    def run(self, todo: Sequence[Cell], launcher: Launcher, *, waits: bool = True) -> None:
+        """Launches cells until each has ended.
+
+        A worker that dies without a word costs one attempt: its cell is tried once more when the others are done.
+
+        Raises: StoreError: a cell's end can't be recorded, after all others had their turn.
+
+        Args:
+            todo: cells to launch, first things first.
+            launcher: where they run.
+            waits: for cells that another process has, and takes them where it dies; else they are left to it.
+        """
+        self._tell()
+        while todo:
+            again, taken = self._round(todo, launcher)
+            if not waits:
+                return
+            todo = [*again, *self._freed(taken)]
+        for record in self._unwritten:
+            record()
+
+    def _round(self, todo: Sequence[Cell], launcher: Launcher) -> tuple[list[Cell], list[Cell]]:
+        """Launches cells once; those to be tried again, and those that another process has."""
+        again, taken = [], []
+        jobs = [self._job(cell) for cell in todo]
+        states = launcher.launch(jobs, connection.worker_environment())
+        # An exception anywhere in here must reach the launcher, which asks its workers to stop.
+        with contextlib.closing(states):
+            for state in states:
+                cell = todo[state.index]
+                if state.exit_code is None:
+                    self._states[cell.id] = "running"
+                elif state.exit_code == TAKEN:
+                    self._states[cell.id] = "elsewhere"
+                    taken.append(cell)
+                elif self._is_retried(cell, state):
+                    self._states[cell.id] = "waiting"
+                    again.append(cell)
+                else:
+                    self._end(cell)
+                self._tell()
+        return again, taken
+
+    def _job(self, cell: Cell) -> PackJob:
+        folder, config = self._made.folder.cell(cell.id), self._made.config.launch
+        processes = config.processes_per_cell if cell.seed is not None else 1
+        return PackJob((folder.path,), folder.log, processes=processes, accelerate_config=config.accelerate_config)
+
+    def _is_retried(self, cell: Cell, state: PackState) -> bool:
+        """Whether a worker died without a word for the first time; the second time the parent writes the record."""
+        folder = self._made.folder.cell(cell.id)
+        assert state.exit_code is not None, "it ended"
+        if folder.result.exists():
+            return False
+        cause = state.why or cause_of(state.exit_code)
+        deaths = self._deaths.setdefault(cell.id, [])
+        deaths.append(cause)
+        if was_stopped(state.exit_code):
+            self._record(cell, "killed", f"{cause}; `harness run` goes on where it stopped")
+            return False
+        if len(deaths) == 1:
+            logger.warning("%s: the worker died (%s); it is tried once more", cell.name, cause)
+            return True
+        self._record(cell, "failed", f"the worker died twice ({', then '.join(deaths)}); see {folder.log}")
+        return False
+
+    def _record(self, cell: Cell, status: Literal["failed", "killed"], error: str) -> None:
+        """Writes what a worker left out; where the disk has no room even for that, the others go on and it is tried again."""
+        record = partial(record_death, self._made.folder.cell(cell.id), cell, status, error)
+        try:
+            record()
+        except StoreError as refused:
+            logger.error("%s: %s", cell.name, refused)
+            self._unwritten.append(record)
+
+    def _freed(self, taken: Sequence[Cell]) -> Iterator[Cell]:
+        """Waits for cells that another process has; gives those that it left unfinished."""
+        waiting = list(taken)
+        for cell in waiting:
+            logger.info("%s: %s works on it", cell.name, holder(self._made.folder.cell(cell.id).lock))
+        while waiting:
+            for cell in [c for c in waiting if not is_held(self._made.folder.cell(c.id).lock)]:
+                waiting.remove(cell)
+                if is_done(self._made, cell):
+                    self._end(cell)
+                    self._tell()
+                else:
+                    # Else what became of it there would pass for what becomes of it here.
+                    self._made.folder.cell(cell.id).result.unlink(missing_ok=True)
+                    yield cell
+            if waiting:
+                time.sleep(POLL_SECONDS)
+
+    def _end(self, cell: Cell) -> None:
+        path = self._made.folder.cell(cell.id).result
+        is_finished = path.exists() and read_record(path, CellResult).status == "finished"
+        self._states[cell.id] = "finished" if is_finished else "failed"
+
+    def _tell(self) -> None:
+        self._show(Progress(self._made, dict(self._states)))
+
+
+def cause_of(exit_code: int) -> str:
+    """What an exit code says, in words."""
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else f"signal {-exit_code}"
+    return f"{name}, often the kernel's when memory runs out" if name == "SIGKILL" else name
+
+
+def was_stopped(exit_code: int) -> bool:
+    """Whether a worker ended because it was told to."""
+    return exit_code in {code for number in STOP_SIGNALS for code in (-number, SIGNALLED + number)}
+
+
+def record_death(folder: CellFolder, cell: Cell, status: Literal["failed", "killed"], error: str) -> None:
+    """A worker that was killed leaves no result; its parent writes one."""
+    tail = folder.log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:] if folder.log.exists() else ""
+    run_id = folder.run_id.read_text().strip() if folder.run_id.exists() else ""
+    result = CellResult(
+        cell=cell.id, name=cell.name, group=cell.group, seed=cell.seed, base=cell.base, overrides=cell.overrides,
+        status=status, stage="worker", error=error, traceback=tail, mlflow_run_id=run_id,
+    )  # fmt: skip
+    write_record(folder.result, result)
+    if run_id:
+        record_files.log_cell(run_id, folder, result)
+        ended: RunStatus = "KILLED" if status == "killed" else "FAILED"
+        connection.deliver("status", lambda: experiment_run.end_run(run_id, ended, f"worker: {error}"))

@@ -1,0 +1,77 @@
+"""Locks of experiments and cells: files that a living process holds, which nothing has to clean up after its death."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import StoreError
+from harness.store import ExperimentFolder
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[bool]:
+    """Holds a lock as long as this lasts; False where another process has it.
+
+    A file system without locks gives it to everybody, with a warning.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError as error:
+            logger.warning(
+                "%s: this file system has no locks (%s); see that nobody else runs this", path, error.strerror
+            )
+        # On a full disk the lock holds all the same.
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield True
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds a lock."""
+    if not path.exists():
+        return False
+    with path.open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def holder(path: Path) -> str:
+    """Who took a lock last, as it says itself."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") or "another process"
+    except OSError:
+        return "another process"
+
+
+@contextmanager
+def only_run(folder: ExperimentFolder) -> Iterator[None]:
+    """Keeps a second `harness run` of the same experiment out while one is at work.
+
+    Raises: StoreError: another one is.
+    """
+    with holding(folder.lock) as is_mine:
+        if not is_mine:
+            raise StoreError(
+                f"{folder.path}: another `harness run` of this experiment is at work ({holder(folder.lock)}); wait for it, stop it, "
+                "or help it with `--join`"
+            )
+        yield
