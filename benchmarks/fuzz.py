@@ -1,67 +1,41 @@
 """Looks for input that makes a reader of foreign files raise anything but a HarnessError, for as long as you let it.
 
     python -m benchmarks.fuzz --minutes 10
+    python -m benchmarks.fuzz --minutes 10 --engine atheris
 
 Every target of `tests/fuzzing.py` gets the same share of the time. What is found is printed with the input that does it,
-and counted in benchmarks/fuzz.md; a target that crashes nowhere says how many inputs it took.
+and counted in benchmarks/fuzz.md, or fuzz_atheris.md; a target that crashes nowhere says how many inputs it took.
 """
 
 import argparse
 import json
 import logging
+import subprocess
 import sys
 import tempfile
 import time
-import traceback
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzzing import TARGETS, Target, attempt
-from tests.guards import Hang
+from benchmarks.fuzz_case import Found, look_at
+from tests.fuzzing import TARGETS
 
-TABLE = Path(__file__).with_suffix(".md")
 ROUND = 200
 """Inputs of one round; every round has a seed of its own."""
 
 
-@dataclass
-class Found:
-    """What came of one target."""
-
-    cases: int = 0
-    refused: int = 0
-    seconds: float = 0.0
-    crashes: dict[str, str] = field(default_factory=dict)
-    """Exception and place -> the first input that raised it."""
-
-
-def signature(error: BaseException) -> str:
-    """Tells crashes apart: the type, and the innermost line of ours."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/harness/" in frame.filename]
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "outside"
-    return f"{type(error).__name__} at {where}"
-
-
-def fuzz(target: Target, seconds: float, first_seed: int) -> Found:
+def with_hypothesis(name: str, seconds: float, first_seed: int) -> Found:
     """Gives a target hostile input until the time is over."""
-    found = Found()
+    found, target = Found(), TARGETS[name]
     started = time.monotonic()
 
     def look(hostile: Any) -> None:
-        if time.monotonic() - started > seconds:
-            return
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                found.refused += attempt(target, hostile, Path(folder))
-            except (Exception, Hang) as error:  # a crash is what is looked for
-                found.crashes.setdefault(signature(error), repr(hostile))
-        found.cases += 1
+        if time.monotonic() - started <= seconds:
+            look_at(target, hostile, found)
 
     number = first_seed
     while time.monotonic() - started < seconds:
@@ -78,7 +52,32 @@ def fuzz(target: Target, seconds: float, first_seed: int) -> Found:
     return found
 
 
-def table(results: Mapping[str, Found], mended: Sequence[str]) -> str:
+def with_atheris(name: str, seconds: float, first_seed: int) -> Found:
+    """The same, guided by which lines of the harness an input reaches, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.fuzz_atheris",
+            name,
+            str(max(1, round(seconds))),
+            str(first_seed),
+            str(figures),
+        ]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0 or not figures.exists():
+            raise SystemExit(f"{name}: atheris ended with {done.returncode}\n{done.stderr[-2000:]}")
+        return Found(**json.loads(figures.read_text(encoding="utf-8")))
+
+
+ENGINES = {"hypothesis": with_hypothesis, "atheris": with_atheris}
+TABLES = {
+    name: Path(__file__).with_name(f"{file}.md") for name, file in (("hypothesis", "fuzz"), ("atheris", "fuzz_atheris"))
+}
+
+
+def table(results: Mapping[str, Found], engine: str, mended: str) -> str:
     """The figures as Markdown."""
     rows = [
         f"| {name} | {one.cases:,} | {one.refused:,} | {one.seconds:.0f} | {len(one.crashes)} |"
@@ -92,12 +91,12 @@ def table(results: Mapping[str, Found], mended: Sequence[str]) -> str:
     crashes = sum(len(one.crashes) for one in results.values())
     return "\n".join(
         [
-            "# Fuzzing", "",
-            "Hostile input for everything that reads foreign files, made by `python -m benchmarks.fuzz`: mutations of good files, and random",
-            "ones. Anything but a `HarnessError` is a crash, and so is a case that takes more than 20 seconds.", "",
+            "# Fuzzing" if engine == "hypothesis" else f"# Fuzzing with {engine}", "",
+            f"Hostile input for everything that reads foreign files, made by `python -m benchmarks.fuzz --engine {engine}`: mutations of",
+            "good files, and random ones. Anything but a `HarnessError` is a crash, and so is a case that takes more than 20 seconds.", "",
             "| what reads it | cases | refused | seconds | crashes |", "|---|---:|---:|---:|---:|", *rows,
             f"| **all** | {total.cases:,} | {total.refused:,} | {total.seconds:.0f} | {crashes} |", "",
-            *mended,
+            mended,
         ]
     )  # fmt: skip
 
@@ -109,20 +108,26 @@ def main() -> int:
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="only this one; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, and write no table")
+    parser.add_argument("--engine", choices=list(ENGINES), default="hypothesis", help="what makes the input")
     arguments = parser.parse_args()
+    if arguments.engine == "atheris" and not find_spec("atheris"):
+        parser.error(
+            "--engine atheris needs the package atheris, which has wheels for Linux; install it with `pip install atheris`"
+        )
     logging.disable(logging.WARNING)
     names = arguments.target or list(TARGETS)
     results: dict[str, Found] = {}
     for name in names:
-        results[name] = fuzz(TARGETS[name], arguments.minutes * 60 / len(names), arguments.seed)
+        results[name] = ENGINES[arguments.engine](name, arguments.minutes * 60 / len(names), arguments.seed)
         print(f"{name}: {results[name].cases} cases, {len(results[name].crashes)} crashes", file=sys.stderr, flush=True)
         for where, hostile in results[name].crashes.items():
             print(f"  {where}: {hostile[:2000]}", file=sys.stderr, flush=True)
     if arguments.json:
         print(json.dumps({name: vars(one) for name, one in results.items()}, indent=2))
     else:
-        before = TABLE.read_text(encoding="utf-8").partition("## ")[1:] if TABLE.exists() else ()
-        TABLE.write_text(table(results, ["".join(before)]), encoding="utf-8")
+        path = TABLES[arguments.engine]
+        mended = "".join(path.read_text(encoding="utf-8").partition("## ")[1:]) if path.exists() else ""
+        path.write_text(table(results, arguments.engine, mended), encoding="utf-8")
     return 1 if any(one.crashes for one in results.values()) else 0
 
 

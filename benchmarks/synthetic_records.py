@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from harness.asked import AskedSuite, asked_suites
 from harness.cell_checks import CellCheck
 from harness.data.splits import load_splits
+from harness.forked import each
 from harness.grid import Cell, CellSpec
 from harness.plan import Plan, plan_experiment
+from harness.recorded import write_plan
 from harness.records import (
     CellResult,
     Estimate,
@@ -64,25 +66,51 @@ class Skill(NamedTuple):
     retention: float
 
 
-def write_experiment(folder: Path) -> Plan:
-    """The experiment file, its data and every record that a finished run leaves behind, but for MLflow runs and weights."""
+def large_grid(configurations: int) -> dict[str, list[Any]]:
+    """A grid of so many configurations, a multiple of 20: learning rates x adapter ranks x amounts of data."""
+    rates = [float(f"{rate:.3g}") for rate in np.geomspace(3e-5, 3e-3, configurations // 20)]
+    return {
+        "training.learning_rate": rates, "adapter.r": [4, 8, 16, 32], "data.limit": [500, 750, 1000, 1500, 2000]
+    }  # fmt: skip
+
+
+def write_experiment(
+    folder: Path, grid: Mapping[str, Sequence[Any]] = GRID, seeds: Sequence[int] = SEEDS
+) -> Plan:  # fmt: skip
+    """The experiment file, its data and every record that a finished run leaves behind, but for MLflow runs and weights.
+
+    Args:
+        folder: the working folder.
+        grid: swept fields.
+        seeds: of every configuration.
+    """
     _write_data(folder / "data")
     file = folder / f"{NAME}.yaml"
-    write_text(file, yaml.safe_dump(_experiment(), sort_keys=False))
+    write_text(file, yaml.safe_dump(_experiment(grid, seeds), sort_keys=False))
     made = plan_experiment(str(file))
-    write_text(made.folder.config, json.dumps({"config": made.config.model_dump(mode="json")}))
+    write_plan(made)
     test = [row.example() for row in load_splits(made.cells[0].config.data).test]
     # Cells and the base are asked the same.
     asked = asked_suites(made.cells[0], made.config.evals, test)
     for suite in asked:
         write_lines(made.folder.cell("any").asked(suite.options.label, suite.digest), suite.examples)
     easiness = {example.id: _easiness(example.id) for suite in asked for example in suite.examples}
-    for number, cell in enumerate((*made.references, *made.cells)):
-        _write_cell(made, cell, asked, easiness, np.random.default_rng([number, 1]))
+    everything = (*made.references, *made.cells)
+
+    def write(number: int) -> None:
+        _write_cell(made, everything[number], asked, easiness, np.random.default_rng([number, 1]))
+
+    for _ in each(write, len(everything)):
+        pass
     return made
 
 
-def _experiment() -> dict[str, Any]:
+def run_id_of(cell: Cell) -> str:
+    """The id of a cell's MLflow run, whether there is one or not."""
+    return digest(["run", cell.id]).ljust(32, "0")
+
+
+def _experiment(grid: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> dict[str, Any]:
     return {
         "name": NAME,
         "description": "Which learning rate, adapter rank and amount of data is best? (drawn from a model, nothing was trained)",
@@ -91,8 +119,8 @@ def _experiment() -> dict[str, Any]:
         "data": {name: f"data/{name}.jsonl" for name in ROWS},
         "training": {"max_steps": STEPS, "per_device_train_batch_size": 16, "max_length": 256},
         "adapter": {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"},
-        "grid": GRID,
-        "seeds": list(SEEDS),
+        "grid": {name: list(values) for name, values in grid.items()},
+        "seeds": list(seeds),
         "evals": ["template_adherence", "held_out", {"suite": "retention", "data": "data/retention.jsonl"}],
         "references": ["base"],
         "ranking": {"by": "held_out.exact_match", "gates": ["no error findings", "template_adherence.all.low >= 0.8"]},
@@ -164,7 +192,7 @@ def _write_cell(
     reference = cell.reference.kind if cell.reference else None
     write_record(folder.result, CellResult(
         cell=cell.id, name=cell.name, group=cell.group, seed=cell.seed, base=cell.base, reference=reference,
-        overrides=cell.overrides, status="finished", suites=suites, train=train,
+        overrides=cell.overrides, status="finished", mlflow_run_id=run_id_of(cell), suites=suites, train=train,
     ))  # fmt: skip
 
 

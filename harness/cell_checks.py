@@ -27,6 +27,10 @@ class CellCheck(Record):
     num_trainable_parameters: int | None = None
     memory_gib: float | None = None
     """Estimated, on one device."""
+    saved_gib: float | None = None
+    """Weights of one checkpoint, estimated."""
+    optimizer_gib: float | None = None
+    """The optimizer's state beside them, estimated."""
     seconds: float | None = None
     """Estimated time of training, where a probe was timed."""
     data_report: str = ""

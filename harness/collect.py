@@ -4,18 +4,22 @@ import gc
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from harness.diagnose.kept import recorded_findings
 from harness.diagnose.siblings import siblings
 from harness.errors import ConfigError
+from harness.forked import each
 from harness.grid import Cell
 from harness.plan import Plan, is_evaluated
 from harness.predicted import answers_findings, missing_answers, score_row
 from harness.rank_cells import rank
 from harness.ranking import Exclusion, Ranking
 from harness.recorded import write_plan
-from harness.records import CellResult, Finding, untouched_bases
+from harness.records import CellResult, Finding
+from harness.results import untouched_bases
+from harness.score_columns import Sharing, compact
 from harness.store import ExperimentFolder, read_record, write_record
 from harness.tracking.base import NullTracker
 
@@ -58,7 +62,7 @@ def _collect(made: Plan) -> Collected:
 
     def results(cells: Sequence[Cell]) -> list[CellResult]:
         files = [made.folder.cell(cell.id).result for cell in cells]
-        return [read_record(path, CellResult) for path in files if path.exists()]
+        return read_results([path for path in files if path.exists()])
 
     own, cells = results(made.references), results(made.cells)
     references = [*own, *_imported(made.folder, [*own, *cells])]
@@ -66,6 +70,16 @@ def _collect(made: Plan) -> Collected:
         raise ConfigError(f"experiment {made.config.name!r} has no results yet; start it with `harness run`")
     findings = recorded_findings(made.folder, cells, untouched_bases(references), siblings(made.folder, cells))
     return Collected(cells, references, findings)
+
+
+def read_results(files: Sequence[Path]) -> list[CellResult]:
+    """The results in some files, their scores in columns: a few hundred KB each instead of several MB.
+
+    Raises: StoreError: one of them isn't a result.
+    """
+    sharing = Sharing()
+    read = each(lambda place: compact(read_record(files[place], CellResult)), len(files))
+    return [sharing.shared(result) for result in read]
 
 
 def _collect_predictions(made: Plan) -> Collected:
@@ -78,7 +92,7 @@ def _collect_predictions(made: Plan) -> Collected:
     if todo:
         write_plan(made)
     folders = [folder for folder in folders if folder.result.exists()]
-    rows = [read_record(folder.result, CellResult) for folder in folders]
+    rows = read_results([folder.result for folder in folders])
     later = _imported(made.folder, rows)
     folders += [made.folder.imported(row.name) for row in later]
     rows += later
@@ -92,8 +106,7 @@ def _imported(folder: ExperimentFolder, beside: Sequence[CellResult]) -> list[Ce
     """Predictions that were scored later, with the suites of which cells and references answered the same examples."""
     asked = {(suite.suite, suite.digest) for result in beside for suite in result.suites}
     found = []
-    for path in sorted(folder.imported("x").path.parent.glob("*/result.json")):
-        row = read_record(path, CellResult)
+    for row in read_results(sorted(folder.imported("x").path.parent.glob("*/result.json"))):
         kept = tuple(suite for suite in row.suites if (suite.suite, suite.digest) in asked)
         for suite in row.suites:
             if suite not in kept:

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from harness.ranking import Difference
 from harness.records import CellResult
 
+# A fact that a training has only where it ran out of memory, and what stands for it elsewhere.
+BATCH_AFTER_OUT_OF_MEMORY = "batch after out of memory"
+AS_STATED = {BATCH_AFTER_OUT_OF_MEMORY: "as stated"}
+
 # Fact -> fields of a cell whose sweep explains that it differs.
 PACKING = ("training.packing", "training.packing_strategy")
 DATA = ("data", "template", "training.max_length", *PACKING, "training.assistant_only_loss",
@@ -38,11 +42,12 @@ def differences(results: Sequence[CellResult]) -> tuple[Difference, ...]:
     for name in dict.fromkeys(name for result in trained for name in facts_of(result)):
         alike: dict[str, dict[str, list[str]]] = {}
         for result in trained:
-            if name not in facts_of(result) and result.train is not None and result.train.stopped_on:
+            is_missing = name not in facts_of(result) and name not in AS_STATED
+            if is_missing and result.train is not None and result.train.stopped_on:
                 continue  # a check ended it early, so it saw fewer tokens by design
             explained = {key: value for key, value in result.overrides.items() if _explains(key, name)}
             values = alike.setdefault(json.dumps(explained, sort_keys=True), {})
-            values.setdefault(facts_of(result).get(name, "unknown"), []).append(result.name)
+            values.setdefault(facts_of(result).get(name, AS_STATED.get(name, "unknown")), []).append(result.name)
         for values in alike.values():
             if len(values) > 1:
                 found.append(Difference(fact=name, values={value: tuple(names) for value, names in values.items()}))

@@ -8,7 +8,7 @@ from harness.cell_files import recorded_training
 from harness.grid import CellSpec
 from harness.records import CellResult, Generation, TracePoint
 from harness.store import CellFolder, read_lines, read_record, write_record
-from harness.tracking.base import RunStatus, Tracker
+from harness.tracking.base import STATUS_OF, RunStatus, Tracker
 from harness.tracking.mlflow_tracker import open_tracker
 from harness.tracking.undelivered import read_undelivered
 
@@ -27,7 +27,7 @@ def conclude(tracker: Tracker, folder: CellFolder, result: CellResult) -> None:
     if tracker.owes:
         _send_everything(tracker, folder, result)
         return
-    if result.status == "failed":
+    if result.status != "finished":
         tracker.log_failure(result)
     tracker.log_records(folder, result)
 
@@ -48,7 +48,7 @@ def _send_everything(tracker: Tracker, folder: CellFolder, result: CellResult) -
         tracker.log_suite(suite, list(read_lines(folder.generations(suite.suite, suite.digest), Generation)))
     if trained is not None and result.status == "finished":
         tracker.log_failing(folder, result.suites)
-    if result.status == "failed":
+    if result.status != "finished":
         tracker.log_failure(result)
     tracker.log_records(folder, result)
 
@@ -64,7 +64,7 @@ def deliver_cells(folders: Sequence[CellFolder]) -> Delivery:
         result = read_record(folder.result, CellResult)
         note = read_undelivered(folder)
         assert note is not None, "it was there"
-        _deliver_cell(folder, result, note.status or ("FAILED" if result.status == "failed" else "FINISHED"))
+        _deliver_cell(folder, result, note.status or STATUS_OF[result.status])
         still = read_undelivered(folder)
         if still is None:
             delivered.append(result.name)

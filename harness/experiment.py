@@ -161,7 +161,9 @@ def join_experiment(made: Plan, show: Show) -> bool:
 
     Raises: StoreError: nobody is at work, or on something else than this plan.
     """
-    folder = made.folder
+    folder, kind = made.folder, made.config.launch.kind
+    if kind != "local":
+        raise StoreError(f"launch.kind is {kind}, where there is one queue for all; help on this machine with --set launch.kind=local --join")  # fmt: skip
     if not is_held(folder.lock):
         raise StoreError(f"{folder.path}: no `harness run` of this experiment is at work; start it without --join")
     strange = [cell.name for cell in made.everything() if not folder.cell(cell.id).spec.exists()]

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+from harness.checkpoints import evaluated_checkpoint
 from harness.config import RunConfig
 from harness.errors import ConfigError, ModelError
 from harness.grid import CellSpec
@@ -12,6 +13,7 @@ from harness.model_card import card_text, subject_of
 from harness.models.load import LoadedModel, load_checkpoint, merged_checkpoint, model_source
 from harness.store import read_record
 from harness.targets import FoundCell, find_cell, training_of
+from harness.weights import fetch_weights
 
 
 def export(target: str, folder: Path, *, merge: bool) -> Path:
@@ -50,11 +52,8 @@ def load_trained(found: FoundCell, config: RunConfig, *, merge: bool = False) ->
     Raises: HarnessError: it is a reference, was not trained to its end, or its checkpoint is gone.
     """
     train = training_of(found.result)
-    checkpoint = found.folder.path / train.evaluated_checkpoint
-    if not checkpoint.is_dir():
-        raise ModelError(
-            f"{checkpoint}: the checkpoint is not there any more; go to where it was trained, or delete the cell's folder and run again"
-        )
+    fetch_weights(found.folder, found.result)
+    checkpoint = evaluated_checkpoint(found.folder, train, read_record(found.folder.spec, CellSpec).keep)
     is_plain = train.settings.get("template.in_force") == "none"
     if merge and config.adapter is not None:
         return merged_checkpoint(config, checkpoint, plain_rows=is_plain)

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from harness.errors import ConfigError
 from harness.records import CellResult, Estimate, Finding
+from harness.score_columns import values_of
 from harness.stats import MIN_PAIRS, non_inferiority, num_independent
 from harness.stats import estimate as estimate_of
 
@@ -89,12 +90,12 @@ def _by_clusters(result: CellResult, metric: str, known: Estimate) -> Estimate:
 
 def scores_by_metric(result: CellResult) -> dict[str, dict[str, float]]:
     """`suite.metric` -> example id -> score, without the unscored."""
-    found: dict[str, dict[str, float]] = {}
-    for suite in result.suites:
-        for score in suite.scores:
-            if score.value is not None:
-                found.setdefault(f"{suite.suite}.{score.metric}", {})[score.example_id] = score.value
-    return found
+    return {
+        f"{suite.suite}.{name}": values
+        for suite in result.suites
+        for name in suite.metrics
+        if (values := values_of(suite, name))
+    }
 
 
 def per_example(result: CellResult, metric: str) -> dict[str, float]:
@@ -103,14 +104,10 @@ def per_example(result: CellResult, metric: str) -> dict[str, float]:
     suite = next((suite for suite in result.suites if suite.suite == suite_name), None)
     if suite is None:
         return {}
-    kind = ""
-    if name in suite.slice_metrics:
-        name, _, kind = name.partition(".")
-    return {
-        score.example_id: score.value
-        for score in suite.scores
-        if score.metric == name and score.value is not None and (not kind or kind in suite.slices[score.example_id])
-    }
+    if name not in suite.slice_metrics:
+        return values_of(suite, name)
+    name, _, kind = name.partition(".")
+    return {example: value for example, value in values_of(suite, name).items() if kind in suite.slices[example]}
 
 
 def clusters_of(result: CellResult, metric: str) -> dict[str, str]:

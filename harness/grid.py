@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from harness.checkpoint_config import Keep
 from harness.config import ExperimentConfig, RunConfig
 from harness.errors import ConfigError
 from harness.eval_config import EvalConfig, ReferenceConfig
@@ -54,6 +55,8 @@ class CellSpec(Record):
     """The metric that is ranked by: examples that fail it come first among the traces."""
     failing_traces: int = 0
     """Failing answers that are logged as traces, at most."""
+    keep: Keep = "best+last"
+    """Which checkpoints stay."""
 
 
 class _Draft(NamedTuple):

@@ -65,7 +65,8 @@ class LaunchConfig(Section):
     def _of_its_kind(self) -> Self:
         others = {"slurm": SLURM_FIELDS, "ray": RAY_FIELDS}
         for kind, fields in others.items():
-            given = [name for name in fields if name in self.model_fields_set]
+            # Records state every field, so one at its default was not asked for.
+            given = [name for name in fields if getattr(self, name) != type(self).model_fields[name].default]
             if given and self.kind != kind:
                 raise ValueError(f"{', '.join(given)}: for `kind: {kind}` only; change `kind` (it is {self.kind}) or delete it")  # fmt: skip
         if self.kind == "slurm" and self.time is None:

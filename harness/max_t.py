@@ -1,5 +1,6 @@
 """All comparisons at once: step-down max-T, simultaneous intervals, and what choosing the best does to its score."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -8,19 +9,21 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from harness.crossed import Spread, Uncertainty, chi_squares
-from harness.stats import Array, holm, num_independent
+from harness.stats import Array, adjusted_by_holm, num_independent
 
 Indices = NDArray[np.intp]
 
 CHUNK = 1000
-"""Draws in memory at a time: 1000 x 1770 pairs of 60 configurations take 14 MB."""
+"""Draws made at a time."""
+MAX_NUMBERS = 10_000_000
+"""Of all draws or of all pairs that are in memory at a time; 1,000 configurations have 499,500 pairs."""
 
 
 class Comparisons(NamedTuple):
     """All pairs of configurations."""
 
-    first: tuple[int, ...]
-    second: tuple[int, ...]
+    first: Indices
+    second: Indices
     adjusted: Array
     """(num_pairs,): family-wise p-values of the step-down max-T test."""
     adjusted_by_holm: Array
@@ -30,9 +33,11 @@ class Comparisons(NamedTuple):
 
     def better(self, means: Array, alpha: float, by_holm: bool = False) -> list[tuple[int, int]]:
         """Pairs (i, j) in which i is better than j."""
-        found = self.adjusted_by_holm if by_holm else self.adjusted
-        pairs = zip(self.first, self.second, found, strict=True)
-        return [(i, j) if means[i] > means[j] else (j, i) for i, j, p in pairs if p < alpha]
+        is_sure = (self.adjusted_by_holm if by_holm else self.adjusted) < alpha
+        first, second = self.first[is_sure], self.second[is_sure]
+        is_first = means[first] > means[second]
+        winners, losers = np.where(is_first, first, second), np.where(is_first, second, first)
+        return list(zip(winners.tolist(), losers.tolist(), strict=True))
 
 
 def compare_all(
@@ -60,25 +65,58 @@ def compare_all(
     inverse = np.divide(1.0, errors, out=np.zeros_like(errors), where=errors > 0)
     own = np.sqrt(np.diag(spread.covariance))
     own_inverse = np.divide(1.0, own, out=np.zeros_like(own), where=own > 0)
-    exceeded, largest = np.zeros(len(order)), []
+    ordered = _Ordered(first[order], second[order], observed[order], inverse[order])
+    exceeded, largest = np.zeros(len(order), dtype=np.intp), []
     constant, rng = np.flatnonzero(own == 0), np.random.default_rng([seed, 1])
-    for drawn in _draws(spread, resamples, seed):  # (CHUNK, num_configs)
-        standardized = drawn * own_inverse
-        # Rows without any spread still take part in "all rows together": their Wilson intervals reach as far.
-        standardized[:, constant] = rng.standard_normal((len(drawn), len(constant)))
-        largest.append(np.abs(standardized).max(axis=1))
-        if len(order):
-            t = np.abs(drawn[:, first[order]] - drawn[:, second[order]]) * inverse[order]
-            successive = np.maximum.accumulate(t[:, ::-1], axis=1)[:, ::-1]
-            exceeded += (successive >= observed[order]).sum(axis=0)
+    draws, at_a_time = _draws(spread, resamples, seed), max(1, MAX_NUMBERS // (CHUNK * len(own)))
+    while chunks := list(itertools.islice(draws, at_a_time)):
+        for drawn in chunks:  # (CHUNK, num_configs)
+            standardized = drawn * own_inverse
+            # Rows without any spread still take part in "all rows together": their Wilson intervals reach as far.
+            standardized[:, constant] = rng.standard_normal((len(drawn), len(constant)))
+            largest.append(np.abs(standardized).max(axis=1))
+        exceeded += ordered.exceeded(np.concatenate(chunks).T.copy())
     adjusted = np.empty(len(order))
     adjusted[order] = np.maximum.accumulate((exceeded + 1) / (resamples + 1))
-    corrected = holm({(int(i), int(j)): float(p) for i, j, p in zip(first, second, p_values, strict=True)})
-    by_holm = np.array([corrected[int(i), int(j)] for i, j in zip(first, second, strict=True)])
+    by_holm = adjusted_by_holm(p_values)
     # Draws say nothing of a pair that no draw moves.
     adjusted = np.where(errors > 0, adjusted, np.maximum(adjusted, by_holm))
     critical = float(np.quantile(np.concatenate(largest), 1 - alpha))
-    return Comparisons(tuple(map(int, first)), tuple(map(int, second)), adjusted, by_holm, critical)
+    return Comparisons(first, second, adjusted, by_holm, critical)
+
+
+class _Ordered(NamedTuple):
+    """All pairs, the most different ones first."""
+
+    first: Indices
+    second: Indices
+    observed: Array
+    """Their statistics."""
+    inverse: Array
+    """One by their standard errors."""
+
+    def exceeded(self, drawn: Array) -> Indices:
+        """How many draws have, among each pair and those after it, a statistic that reaches the pair's own.
+
+        Pair by pair over all draws at once, from the last one on: what lies in memory doesn't grow with the number of pairs.
+
+        Args:
+            drawn: (num_configs, num_draws).
+        """
+        counts = np.zeros(len(self.observed), dtype=np.intp)
+        largest, t = np.zeros(drawn.shape[1]), np.empty(drawn.shape[1])
+        reaches = np.empty(drawn.shape[1], dtype=bool)
+        pairs = zip(
+            self.first.tolist(), self.second.tolist(), self.observed.tolist(), self.inverse.tolist(), strict=True
+        )
+        for place, (i, j, observed, inverse) in zip(range(len(counts) - 1, -1, -1), reversed(list(pairs)), strict=True):
+            np.subtract(drawn[i], drawn[j], out=t)
+            np.abs(t, out=t)
+            np.multiply(t, inverse, out=t)
+            np.maximum(largest, t, out=largest)
+            np.greater_equal(largest, observed, out=reaches)
+            counts[place] = np.count_nonzero(reaches)
+        return counts
 
 
 def _pairs(spread: Spread, first: Indices, second: Indices, independent: float) -> tuple[Array, Array, Array]:
@@ -94,10 +132,13 @@ def _pairs(spread: Spread, first: Indices, second: Indices, independent: float) 
     gaps[gaps < 1e-12] = 0.0
     observed = np.divide(gaps, errors, out=np.where(gaps > 0, np.inf, 0.0), where=errors > 0)
     plausible = noise.plausible(chi_squares(noise.freedom)) if noise else np.zeros(1)
-    scales = np.sqrt(variance[:, None] + weights[:, None] * plausible)  # (num_pairs, num_plausible)
-    ratios = np.divide(gaps[:, None], scales, out=np.full_like(scales, np.inf), where=scales > 0)
-    ratios[gaps == 0] = 0.0
-    p_values = 2 * special.stdtr(spread.freedom_of_items, -ratios).mean(axis=1)
+    p_values = np.empty(len(gaps))
+    size = max(1, MAX_NUMBERS // len(plausible))
+    for some in (slice(start, start + size) for start in range(0, len(gaps), size)):
+        scales = np.sqrt(variance[some, None] + weights[some, None] * plausible)  # (num_pairs, num_plausible)
+        ratios = np.divide(gaps[some, None], scales, out=np.full_like(scales, np.inf), where=scales > 0)
+        ratios[gaps[some] == 0] = 0.0
+        p_values[some] = 2 * special.stdtr(spread.freedom_of_items, -ratios).mean(axis=1)
     return observed, errors, np.where(variance > 0, p_values, np.maximum(p_values, 2 * 0.5 ** int(independent)))
 
 
@@ -152,20 +193,24 @@ def selection(spread: Spread, candidates: Sequence[int], *, resamples: int, seed
         resamples: draws.
         seed: of the draws.
     """
-    rng = np.random.default_rng(seed)
-    items = rng.standard_normal((resamples, len(spread.means))) @ _root(spread.items).T
-    variance = spread.noise.variance if spread.noise else 0.0
-    seeds = rng.standard_normal(items.shape) * np.sqrt(spread.seed_weights * variance)
-    total = items + seeds  # (resamples, num_configs)
-    first = (total + spread.means).argmax(axis=1)
-    chosen = np.asarray(candidates)[total[:, candidates].argmax(axis=1)]
-    rows = np.arange(resamples)
-    common = total[:, candidates].mean()
-    return Selection(
-        np.bincount(first, minlength=len(spread.means)) / resamples,
-        float(total[rows, chosen].mean() - common),
-        float(seeds[rows, chosen].mean() - seeds[:, candidates].mean()),
-    )
+    weights, chosen_from = spread.seed_weights, np.asarray(candidates)
+    deviation = np.sqrt(weights * (spread.noise.variance if spread.noise else 0.0))
+    root, num_configs = _root(spread.items), len(spread.means)
+    for_items, for_seeds = np.random.default_rng(seed), np.random.default_rng(seed)
+    size = max(1, MAX_NUMBERS // num_configs)
+    sizes = [min(size, resamples - start) for start in range(0, resamples, size)]
+    for count in sizes:  # the seeds' draws follow on all draws of the items
+        for_seeds.standard_normal((count, num_configs))
+    wins, luck = np.zeros(num_configs, dtype=np.intp), np.zeros(2)
+    for count in sizes:
+        items = for_items.standard_normal((count, num_configs)) @ root.T
+        seeds = for_seeds.standard_normal((count, num_configs)) * deviation
+        total = items + seeds  # (count, num_configs)
+        wins += np.bincount((total + spread.means).argmax(axis=1), minlength=num_configs)
+        chosen, rows = chosen_from[total[:, chosen_from].argmax(axis=1)], np.arange(count)
+        gained = (drawn[rows, chosen].mean() - drawn[:, chosen_from].mean() for drawn in (total, seeds))
+        luck += np.fromiter(gained, dtype=float) * (count / resamples)
+    return Selection(wins / resamples, *luck.tolist())
 
 
 def minimum_detectable(spread: Spread, i: int, j: int) -> float | None:

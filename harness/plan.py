@@ -12,6 +12,7 @@ from harness.cell_checks import CellCheck
 from harness.config import DataConfig, ExperimentConfig, RankingConfig, RunConfig, TemplateConfig
 from harness.confirmation import confirming_cells, read_confirmation
 from harness.data.splits import data_fingerprint, load_splits
+from harness.disk_plan import check_disk
 from harness.errors import ConfigError
 from harness.eval_config import EvalConfig
 from harness.experiment_file import experiment_lines, find_experiment, line_of, load_experiment, resolve_files
@@ -193,7 +194,7 @@ def check_plan(made: Plan, *, deep: bool) -> Mapping[str, CellCheck]:
         found[cell.id] = known[key].model_copy(
             update={"cell": cell.id, "name": cell.name, "steps": _steps(cell, known[key])}
         )
-    return found
+    return check_disk(made.config, {cell.id: cell for cell in made.cells}, found, made.folder)
 
 
 def _metrics(evals: Sequence[EvalConfig], *, deep: bool) -> set[str]:

@@ -55,6 +55,8 @@ class _Facts:
             "steps": config.planned_steps(len(train)) if train else None,
             "num_trainable_parameters": memory.num_trainable_parameters if memory else None,
             "memory_gib": round(memory.total_gib, 2) if memory else None,
+            "saved_gib": memory.saved_gib if memory else None,
+            "optimizer_gib": memory.optimizer_gib if memory else None,
             "data_report": self.data_report,
         }
 

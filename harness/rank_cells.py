@@ -12,8 +12,12 @@ from harness.library_fields import did_you_mean
 from harness.ranking import Exclusion, Ranking, ReferenceRow
 from harness.ranking_rows import Standing, make_rows, weighed
 from harness.ranking_words import caveats, method
-from harness.records import CellResult, Estimate, Finding, untouched_bases
+from harness.records import CellResult, Estimate, Finding
+from harness.results import ending, untouched_bases
 from harness.stats import estimate
+
+MOST_SENTENCES = 6
+"""Of one kind, or names in one: more are told together."""
 
 
 def rank(
@@ -97,8 +101,8 @@ def _sieved(
 def _reasons(
     cell: CellResult, findings: Sequence[Finding], base: CellResult | None, gates: Sequence[Gate], criterion: str
 ) -> list[str]:
-    if cell.status == "failed":
-        return [f"failed while {cell.stage}: {cell.error}"]
+    if cell.status != "finished":
+        return [ending(cell)]
     candidate = Candidate(cell, findings, base)
     reasons = [reason for gate in gates if (reason := gate(candidate))]
     if not per_example(cell, criterion):
@@ -143,11 +147,17 @@ def _survivors(contest: Contest, excluded: Sequence[Exclusion], cells: Sequence[
     """A sentence for every configuration of which some seeds are ranked and others failed or were kept out by a gate."""
     groups = {cell.cell: cell.group for cell in cells if cell.seed is not None}
     lost = Counter(groups[entry.cell] for entry in excluded if entry.cell in groups)
+    found = [c for c in contest.configurations if c.is_trained and lost[c.results[0].group]]
+    if len(found) > MOST_SENTENCES:
+        names = some([f"{c.name} ({len(c.results)} of {len(c.results) + lost[c.results[0].group]})" for c in found], 5)
+        return [
+            f"{len(found)} configurations are ranked on some of their seeds: {names}. Those that failed or did not pass the gates are "
+            "left out, so their numbers are those of the survivors."
+        ]
     return [
         f"{c.name} is ranked on {len(c.results)} of {len(c.results) + lost[c.results[0].group]} seeds: those that failed or did not "
         "pass the gates are left out, so its numbers are those of the survivors."
-        for c in contest.configurations
-        if c.is_trained and lost[c.results[0].group]
+        for c in found
     ]
 
 
@@ -157,9 +167,9 @@ def _unasked(cells: Sequence[CellResult], references: Sequence[CellResult]) -> l
     for result in (*cells, *references):
         for error in result.suite_errors.values():
             names.setdefault(f"could not be asked everything: {error}", []).append(result.name)
-        if result.status == "failed" and result.reference is not None:
-            names.setdefault(f"failed while {result.stage}: {result.error}", []).append(result.name)
-    return [f"{', '.join(who)} {why}" for why, who in names.items()]
+        if result.status != "finished" and result.reference is not None:
+            names.setdefault(ending(result), []).append(result.name)
+    return [f"{some(who, MOST_SENTENCES)} {why}" for why, who in names.items()]
 
 
 def check_gates(gates: Sequence[str], results: Sequence[CellResult]) -> None:

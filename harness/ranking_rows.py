@@ -64,7 +64,7 @@ def make_rows(
         row = RankingRow(
             rank=position + 1,
             rank_interval=intervals[k],
-            in_best_set=k in chosen,
+            in_best_set=intervals[k][0] == 1,
             cell=configuration.results[0].cell,
             cells=tuple(result.cell for result in configuration.results),
             name=configuration.name,
@@ -75,7 +75,9 @@ def make_rows(
             train_seconds=sum(result.train.seconds for result in configuration.results if result.train) or None,
         )
         if ranked:
-            row = row.model_copy(update=_compared(contest, config, ranked, k, order[0], bases))
+            row = row.model_copy(
+                update=_compared(contest, config, ranked, k, order[0], bases, is_best=intervals[k][0] == 1)
+            )
         if picked:
             row = row.model_copy(update={"probability_best": float(picked.probability_best[k])})
         rows.append(row)
@@ -133,8 +135,8 @@ def _cost_classes(costs: Sequence[float]) -> list[int]:
 
 
 def _compared(
-    contest: Contest, config: RankingConfig, ranked: _Ranked, k: int, best: int, bases: Mapping[str, CellResult]
-) -> dict[str, object]:
+    contest: Contest, config: RankingConfig, ranked: _Ranked, k: int, best: int, bases: Mapping[str, CellResult], *, is_best: bool
+) -> dict[str, object]:  # fmt: skip
     """Of one row: simultaneous interval, difference to the base and to the best, the confirmed number."""
     configuration, sign, noise = contest.configurations[k], sign_of(config.by), ranked.spread.noise
     update: dict[str, object] = {
@@ -147,7 +149,7 @@ def _compared(
             sign * configuration.scores, sign * other.scores, contest.items.clusters, noise, config,
             has_seeds=(configuration.is_trained, other.is_trained),
         )  # fmt: skip
-    if contest.can_confirm and k not in {loser for _, loser in ranked.better}:
+    if contest.can_confirm and is_best:
         known = noise if configuration.is_trained else None
         update["confirmed"] = mean_estimate(sign * configuration.confirm, contest.confirm.clusters, known)
     return update

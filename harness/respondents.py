@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from harness.checkpoint_config import Keep
+from harness.checkpoints import evaluated_checkpoint
 from harness.data.splits import Splits
 from harness.grid import Cell
 from harness.models.answer_cache import AnswerCache
@@ -16,10 +18,12 @@ from harness.records import TrainResult
 from harness.store import CellFolder
 
 
-def respondent_of(cell: Cell, folder: CellFolder, splits: Splits, trained: TrainResult | None) -> Respondent:
+def respondent_of(
+    cell: Cell, folder: CellFolder, splits: Splits, trained: TrainResult | None, *, keep: Keep = "best+last"
+) -> Respondent:
     """Who answers for a cell or a reference: what is evaluated is what a user would load.
 
-    Raises: HarnessError: the model's tokenizer, or the file of predictions, can't be read.
+    Raises: HarnessError: the model's tokenizer, or the file of predictions, can't be read; or its checkpoint is gone.
     """
     reference, config = cell.reference, cell.config
     if reference is not None and reference.predictions is not None:
@@ -28,7 +32,7 @@ def respondent_of(cell: Cell, folder: CellFolder, splits: Splits, trained: Train
         return ServedModel(reference, folder.answers)
     plain = splits.is_plain
     tokenizer = load_tokenizer(config, plain_rows=plain)
-    checkpoint = folder.path / trained.evaluated_checkpoint if trained else None
+    checkpoint = evaluated_checkpoint(folder, trained, keep) if trained else None
     cache = AnswerCache(folder.answers(answers_key(config, tokenizer, checkpoint)))
     shots = None
     if reference is not None and reference.few_shot is not None:

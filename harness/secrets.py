@@ -19,14 +19,15 @@ _NAME = (
 SECRET_NAME = re.compile(rf"(?i){_NAME}|[\w-]*[_-]token")
 # `eos_token` and its like are part of a model; whoever must hide a name of one's own gives it one of the endings above.
 MODEL_TOKENS = re.compile(r"(?i)(?:.*_)?(?:eos|bos|pad|unk|sep|cls|mask|image|audio|video|end|start|special)_token")
+# What can't be in an address ends one, so a text is looked at piece by piece, and every piece once: time grows with its length.
+PIECE = re.compile(r"[^\s'\"<>]+")
 # The address of a database may hold any character in its password, `/` and `:` too; a port and a path are none.
-# Bounded, so that a long text with many addresses takes no more time than any other.
-USER_AT_HOST = re.compile(
-    r"(?<=://)(?:[^\s/?#@'\"<>]{1,200}|[^\s/:@'\"<>]{0,99}:(?!\d{1,5}(?:/|$))[^\s@'\"<>]{0,200})(?:@[^\s/?#@'\"<>]{0,99}){0,3}@(?=[^\s@])"
-)
+USER_AT_HOST = re.compile(r"(?<=://)(?:[^/?#]*@|[^/:@]*+:(?!\d{1,5}(?:/|$))[^@]*+@(?:[^/?#]*@)?)(?=[^@])")
 TOKENS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
-    r"|AKIA[0-9A-Z]{16}|dapi[0-9a-f]{32}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+)"
+    r"|AKIA[0-9A-Z]{16}|dapi[0-9a-f]{32}|xox[abprs]-[\w-]{10,})"
+    # A JSON Web Token, with the word that it stands in: to begin at every `eyJ` of a long word would take the square of its length.
+    r"|(?<![\w-])(?=[\w-]*eyJ)[\w-]{13,}+\.eyJ[\w-]{10,}+\.[\w-]+"
 )
 HEADER = re.compile(
     r"(?i)(\bauthorization\b['\"]?\s*[:=,]\s*(?:b(?=['\"]))?['\"]?)(?:(?:bearer|basic|token|digest)\s+)?[^\s'\",}]+"
@@ -48,7 +49,15 @@ def redacted(text: str) -> str:
 
 def without_password(text: str) -> str:
     """An address, or a text with addresses, with user and password left out."""
-    return USER_AT_HOST.sub(f"{HIDDEN}@", text) if "@" in text else text
+    return PIECE.sub(_address_without_password, text) if "://" in text and "@" in text else text
+
+
+def _address_without_password(piece: re.Match[str]) -> str:
+    """A piece without user and password; no `@` at its end parts anything, and nothing after the last of the others is a password."""
+    whole = piece[0]
+    core = whole.rstrip("@")
+    end = core.rfind("@") + 2
+    return USER_AT_HOST.sub(f"{HIDDEN}@", whole[:end]) + whole[end:] if "://" in core and end > 1 else whole
 
 
 def holds_secret(text: str) -> bool:

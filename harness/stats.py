@@ -13,7 +13,7 @@ from harness.records import Estimate
 
 CONFIDENCE = 0.95
 MIN_PAIRS = 6
-MAX_KEPT_DRAWS = 2_000_000
+MAX_KEPT_DRAWS = 10_000_000
 """Numbers; more are drawn anew every time, and not kept."""
 
 Array = NDArray[np.float64]
@@ -135,7 +135,7 @@ def bootstrap_means(values: Array, clusters: Sequence[str], *, resamples: int, s
     return means
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=3)
 def _draws(num_clusters: int, resamples: int, seed: int) -> Array:
     """How often every cluster is drawn, the same for all that is compared over so many: (resamples, num_clusters)."""
     rng = np.random.default_rng(seed)
@@ -273,11 +273,15 @@ def _student(differences: Array, clusters: Sequence[str]) -> Interval:
 
 def holm(p_values: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:
     """Family-wise adjusted p-values (Holm 1979)."""
-    adjusted: dict[tuple[int, int], float] = {}
-    running = 0.0
-    for position, (key, p_value) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        running = max(running, min(1.0, p_value * (len(p_values) - position)))
-        adjusted[key] = running
+    adjusted = adjusted_by_holm(np.array([*p_values.values()], dtype=float))
+    return dict(zip(p_values, adjusted.tolist(), strict=True))
+
+
+def adjusted_by_holm(p_values: Array) -> Array:
+    """The same of p-values in a row: (num_tests,)."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, p_values[order] * np.arange(len(p_values), 0, -1)))
     return adjusted
 
 
@@ -288,6 +292,5 @@ def rank_intervals(num_rows: int, better: Sequence[tuple[int, int]]) -> list[tup
         num_rows: K.
         better: pairs (i, j) in which row i is significantly better than row j.
     """
-    above = [sum(1 for _, loser in better if loser == row) for row in range(num_rows)]
-    below = [sum(1 for winner, _ in better if winner == row) for row in range(num_rows)]
+    above, below = Counter(loser for _, loser in better), Counter(winner for winner, _ in better)
     return [(1 + above[row], num_rows - below[row]) for row in range(num_rows)]

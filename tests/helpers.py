@@ -1,6 +1,8 @@
 """Results made by hand."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -34,6 +36,17 @@ def cell_result(
         stage="training" if status == "failed" else "", error="it broke" if status == "failed" else "",
         mlflow_run_id=f"run-{name}", suites=suites, reference="base" if seed is None else None,
     )  # fmt: skip
+
+
+def write_orders(path: Path, count: int = 40) -> None:
+    """A file of short conversations that differ, so that a tiny training is quick and its splits share nothing."""
+    flowers, days = ("roses", "tulips", "lilies", "asters", "irises"), ("Monday", "Tuesday", "Friday", "Sunday")
+    rows = []
+    for n in range(count):
+        flower, day = flowers[n % 5], days[n % 4]
+        asked = {"role": "user", "content": f"I want {n} {flower} for {day}."}
+        rows.append({"messages": [asked, {"role": "assistant", "content": f"I noted {n} {flower} for {day}."}]})
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def coin(p: float, n: int, seed: int) -> list[float]:

@@ -12,7 +12,7 @@ LAYERS = {
     "errors": 0, "records": 0, "results": 0.2, "resources": 0, "forked": 0, "score_columns": 0.2, "style_rules": 0, "languages": 0,
     "library_fields": 0, "stopping": 0, "eval_config": 0.5, "launch_config": 0.6, "checkpoint_config": 0.6, "disk": 0, "disk_plan": 5.5, "checkpoints": 2.5, "config": 1, "experiment_file": 2, "stats": 0.8, "crossed": 1, "max_t": 1.2, "scoring": 1,
     "grid": 3, "suite": 3, "store": 2, "locks": 2.3, "data": 2, "gates": 2,
-    "models": 3, "tracking": 4, "rank_cells": 3, "configurations": 2.5, "ranking_rows": 2.6, "ranking_words": 2.7, "reports": 3, "launch": 5.9, "travel_bundle": 3.5, "travel": 5.8,
+    "models": 3, "tracking": 4, "rank_cells": 3, "configurations": 2.5, "ranking_rows": 2.6, "ranking_words": 2.7, "reports": 3, "launch": 5.9, "travel_bundle": 3.5, "travel": 5.8, "weights": 5.8,
     "train": 5, "evaluate": 4, "diagnose": 4, "preflight": 5, "predictions": 4, "predicted": 5.5, "benchmarks_suite": 4, "asked": 5, "respondents": 5,
     "pipeline": 6, "plan": 6, "collect": 6.5, "follow": 6.7, "experiment": 7, "reconcile": 7.1, "delivery": 5, "sync": 7.1, "targets": 6.6, "cli": 8, "__main__": 9,
     "compared": 1, "compared_runs": 7.2, "compared_answers": 7.4, "compared_settings": 7.4, "comparison": 7.6,

@@ -40,7 +40,7 @@ evals: [{suite: held_out, limit: 8, max_new_tokens: 8}]
 ranking: {by: held_out.nll, gates: []}
 tracking: {system_metrics: false}
 """
-SECONDS = 240
+SECONDS = 900
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +125,9 @@ def scores(folder: Path) -> dict[str, Any]:
     return {name: [suite["scores"] for suite in result["suites"]] for name, result in results.items()}
 
 
-def rows(folder: Path) -> list[tuple[str, float]]:
+def rows(folder: Path) -> list[tuple[str, int, float]]:
     ranking = json.loads((folder / "mlruns" / "harness" / "tiny" / "ranking.json").read_text())
-    return [(row["name"], row["score"]["value"]) for row in ranking["rows"]]
+    return [(row["name"], row["rank"], row["metrics"]["held_out.nll"]["value"]) for row in ranking["rows"]]
 
 
 def curve(folder: Path, cell: str) -> tuple[str, list[int]]:
@@ -199,6 +199,20 @@ def test_an_address_that_does_not_answer_is_refused(address: str) -> None:
 def test_what_is_no_address_is_refused(address: str, what: str) -> None:
     with pytest.raises(LaunchError, match=what):
         RayLauncher(LaunchConfig(kind="ray", address=address), experiment_folder("tiny"))
+
+
+def test_another_version_of_the_cluster_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Version mismatch: The cluster was started with:\n    Ray: 2.50.0\n    Python: 3.10.2\nThis process was started with:"
+
+    def refuse(**_: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(LaunchError, match=r"different versions .*Ray: 2\.50\.0 Python: 3\.10\.2.*install the same"):
+        RayLauncher(LaunchConfig(kind="ray"), experiment_folder("tiny"))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_without_ray_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

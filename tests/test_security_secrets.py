@@ -166,6 +166,7 @@ def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
                     yield from ((f"{path.name}:{name}", archive.read(name)) for name in archive.namelist())
 
 
+@pytest.mark.slow
 def test_a_real_run_leaves_no_planted_secret_anywhere(planted: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert planted.code == 1, planted.said["run"]
     stored = next(path for path in tmp_path_factory.getbasetemp().glob("server*") if (path / "mlflow.db").exists())
@@ -178,6 +179,7 @@ def test_a_real_run_leaves_no_planted_secret_anywhere(planted: Run, tmp_path_fac
     assert {"harness/planted/report.html", "harness/planted/report.json", "mlflow.db"} <= names
 
 
+@pytest.mark.slow
 def test_what_was_planted_was_told_with_its_secrets_hidden(planted: Run) -> None:
     """The search above would find nothing in a run that never met them."""
     results = [

@@ -18,7 +18,7 @@ from harness.errors import LaunchError
 from harness.launch import slurm, slurm_task
 from harness.launch.base import PackJob
 from harness.launch.slurm import SlurmLauncher
-from harness.launch.slurm_queue import job_states
+from harness.launch.slurm_queue import LIVING, job_states
 from harness.launch_config import LaunchConfig
 from harness.ranking import Ranking
 from harness.records import CellResult
@@ -80,13 +80,14 @@ def steps(cell: Path) -> list[int]:
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    """Cell name -> status of its one MLflow run."""
+    """Cell name -> status of its one MLflow run; not of those that never started."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     return {
         name: client.get_run((cell / "mlflow_run_id.txt").read_text().strip()).info.status
         for name, cell in cells(folder).items()
+        if (cell / "mlflow_run_id.txt").exists()
     }
 
 
@@ -94,6 +95,7 @@ def figures(ranking: Path) -> list[object]:
     return [(row.name, row.rank, row.metrics) for row in read_record(ranking, Ranking).rows]
 
 
+@pytest.mark.slow
 def test_a_run_whose_parent_died_is_found_again_and_ranks_as_a_local_one(
     cluster: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_run_whose_parent_died_is_found_again_and_ranks_as_a_local_one(
     assert set(statuses(tmp_path).values()) == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_a_requeued_cell_goes_on_and_a_cancelled_one_waits_for_the_next_run(
     cluster: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_requeued_cell_goes_on_and_a_cancelled_one_waits_for_the_next_run(
     assert set(statuses(tmp_path).values()) == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_what_trains_and_cancels_what_waits(cluster: Path, trained: Path, tmp_path: Path) -> None:
     text = (trained / "tiny.yaml").read_text().replace("launch: {workers: 2}", ON_SLURM.replace("}", ", workers: 1}"))
     (tmp_path / "tiny.yaml").write_text(
@@ -160,9 +164,10 @@ def test_ctrl_c_saves_what_trains_and_cancels_what_waits(cluster: Path, trained:
     assert code == 130, output
     trained_cells = [cell for cell in cells(tmp_path).values() if (cell / "trace.jsonl").exists()]
     assert len(trained_cells) == 1 and list((trained_cells[0] / "checkpoints").glob("checkpoint-*"))
-    jobs = [job_of(cell) for cell in cells(tmp_path).values()]
-    states = job_states(jobs)
-    assert states is not None and sorted(states.values()) == ["CANCELLED", "CANCELLED", "COMPLETED"]
+    states = job_states([job_of(cell) for cell in cells(tmp_path).values()])
+    assert states is not None and not LIVING & set(states.values())
+    # Not CANCELLED: it had the time that it needed to save.
+    assert states[job_of(trained_cells[0])] == "COMPLETED"
 
 
 def test_a_job_can_be_submitted_from_a_job_and_passwords_lie_in_the_users_own_folder_alone(

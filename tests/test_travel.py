@@ -159,9 +159,9 @@ def prepare(folder: Path) -> None:
     (folder / "rows.jsonl").write_text("\n".join(json.dumps({"messages": turn}) for turn in turns))
 
 
-def ranked(folder: Path) -> list[tuple[str, float]]:
+def ranked(folder: Path) -> list[tuple[str, int, float]]:
     ranking = json.loads((folder / "mlruns/harness/tiny/ranking.json").read_text())
-    return [(row["name"], row["score"]["value"]) for row in ranking["rows"]]
+    return [(row["name"], row["rank"], row["metrics"]["held_out.nll"]["value"]) for row in ranking["rows"]]
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +214,15 @@ def test_records_come_back_whole(ran: tuple[Path, Path]) -> None:
         assert list(path.glob("generations/held_out-*.jsonl"))
         if spec["cell"]["seed"] is not None:
             assert len((path / "trace.jsonl").read_text().splitlines()) >= 8
+
+
+def test_weights_are_fetched_when_somebody_wants_them(ran: tuple[Path, Path], tmp_path: Path) -> None:
+    _, far = ran
+    assert not list(far.glob("mlruns/harness/tiny/cells/*/checkpoints/checkpoint-*"))
+    done = harness("export", "lora", str(tmp_path / "model"))
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "model" / "adapter_model.safetensors").stat().st_size > 1000
+    assert len(list(far.glob("mlruns/harness/tiny/cells/*/checkpoints/checkpoint-*"))) == 1
 
 
 def test_a_store_on_this_disk_is_refused(tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:

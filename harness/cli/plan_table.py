@@ -9,6 +9,7 @@ from rich.table import Table
 
 from harness.cell_checks import CellCheck
 from harness.cli.tables import console_for_results
+from harness.disk_plan import disk_need, disk_words
 from harness.experiment import problem_lines
 from harness.plan import Plan
 
@@ -50,6 +51,9 @@ def plan_table(made: Plan, checks: Mapping[str, CellCheck]) -> None:
         fitting = [size for size in GPU_SIZES_GIB if size >= largest]
         fits = f"fits one GPU of {fitting[0]} GB" if fitting else f"does not fit one GPU of {GPU_SIZES_GIB[-1]} GB"
         console.print(f"Memory of the largest cell: about {largest:.1f} GiB (estimate); {fits}")
+    need = disk_need(made.config, {cell.id: cell for cell in made.cells}, checks, made.folder)
+    if need is not None:
+        console.print(f"Checkpoints (keep: {made.config.checkpoints.keep}): {disk_words(need)}")
     for severity, style in SEVERITIES:
         for line in problem_lines(checks, severity):
             click.echo(

@@ -170,7 +170,14 @@ class ProgressDisplay:
         table.add_column("cell", overflow="ellipsis", no_wrap=True)
         table.add_column("state", no_wrap=True)
         table.add_column("time", justify="right", no_wrap=True)
-        styles = {"failed": "red", "finished": "green", "reused": "dim", "waiting": "dim", "running": "bold", "elsewhere": "dim"}
+        styles = {
+            "failed": "red",
+            "finished": "green",
+            "reused": "dim",
+            "waiting": "dim",
+            "running": "bold",
+            "elsewhere": "dim",
+        }
         for cell in self._plan.everything():
             state = self._states.get(cell.id, "waiting")
             text = self._shown(cell.id) if state == "running" else state

@@ -16,7 +16,10 @@ from harness.recorded import find_plan
 @click.option(
     "--gate", "gates", multiple=True, metavar="GATE", help="Other gates, e.g. 'template_adherence.all.low >= 0.95'."
 )
-def command(experiment: str, overrides: tuple[str, ...], as_json: bool, by: str | None, gates: tuple[str, ...]) -> None:
+@click.option("--all", "is_whole", is_flag=True, help="Every row, also where there are many.")
+def command(
+    experiment: str, overrides: tuple[str, ...], as_json: bool, by: str | None, gates: tuple[str, ...], is_whole: bool
+) -> None:  # fmt: skip
     """Rank EXPERIMENT from its records, without training or evaluating.
 
     Where it was trained elsewhere, they come from the tracking server (MLFLOW_TRACKING_URI).
@@ -30,4 +33,4 @@ def command(experiment: str, overrides: tuple[str, ...], as_json: bool, by: str 
     collected = collect(changed)
     check_gates(gates, collected.cells)
     ranking = rank_experiment(changed, collected)
-    click.echo(ranking_json(ranking)) if as_json else ranking_table(ranking)
+    click.echo(ranking_json(ranking)) if as_json else ranking_table(ranking, is_whole=is_whole)

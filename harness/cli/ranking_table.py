@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.cli.tables import console_for_results
-from harness.comparability import sentence
+from harness.comparability import sentence, some
 from harness.gates import shown, signed
 from harness.plan import Plan
 from harness.ranking import Ranking, RankingRow
@@ -20,6 +20,8 @@ LEFT, HEADER, NUMBER = 53, 11, 5
 """Characters that the columns up to the first secondary metric take at least, of a header's line, and of a bare value."""
 SHOWN_METRICS = ("held_out.exact_match", "template_adherence.all", "retention.accuracy")
 MOST_NAMES = 6
+MOST_ROWS, MOST_OTHERS = 40, 10
+"""Ranked rows that a screen shows, and rows that are not ranked or kinds of reasons."""
 ROW_FIELDS = ("rank", "rank_interval", "in_best_set", "cell", "name", "seed_count", "mlflow_run_ids", "metrics",
               "simultaneous_interval", "difference_to_base", "difference_to_best", "confirmed", "probability_best",
               "is_pareto")  # fmt: skip
@@ -70,13 +72,26 @@ def print_outcome(made: Plan, ranking: Ranking) -> None:
     console.print(f"Runs:   harness ui {made.config.name}   (or plain `mlflow ui` in this folder)", soft_wrap=True)
 
 
-def ranking_table(ranking: Ranking) -> None:
-    """The ranking, what was excluded and why, and what to know before believing it."""
+def ranking_table(ranking: Ranking, *, is_whole: bool = False) -> None:
+    """The ranking, what was excluded and why, and what to know before believing it.
+
+    Args:
+        ranking: of an experiment.
+        is_whole: all rows; by default the first of them where there are many.
+    """
     console = console_for_results()
     console.print(
         f"\n[bold]{escape(ranking.experiment)}[/bold] ranked by {ranking.criterion} on {ranking.num_examples} examples"
     )
-    console.print(_table(ranking, console.width))
+    rows, excluded = (len(ranking.rows), len(ranking.excluded)) if is_whole else (MOST_ROWS, MOST_OTHERS)
+    console.print(_table(ranking, console.width, rows, excluded))
+    more = [
+        f"{n:,} more {what}"
+        for n, what in ((len(ranking.rows) - rows, "ranked"), (len(ranking.excluded) - excluded, "not ranked"))
+        if n > 0
+    ]
+    if more:
+        console.print(f"[bold]and {' and '.join(more)}[/bold]; `harness rank --all` shows every row")
     if _has_pareto(ranking):
         metrics = f"{', '.join((ranking.criterion, *ranking.secondary[:-1]))} and {ranking.secondary[-1]}"
         console.print(f"[dim]* Pareto: no ranked row is as good in {metrics}, and better in one[/dim]")
@@ -85,7 +100,7 @@ def ranking_table(ranking: Ranking) -> None:
     _figures(console, ranking)
 
 
-def _table(ranking: Ranking, width: int) -> Table:
+def _table(ranking: Ranking, width: int, most: int, most_excluded: int) -> Table:
     entries: list[Mapping[str, Estimate]] = [entry.metrics for entry in ranking.rows]
     entries += [entry.metrics for entry in ranking.excluded] + [entry.metrics for entry in ranking.references]
     others = [name for name in dict.fromkeys((*ranking.secondary, *SHOWN_METRICS)) if name != ranking.criterion]
@@ -105,13 +120,13 @@ def _table(ranking: Ranking, width: int) -> Table:
         ours = _with_margin(metrics[ranking.criterion]) if ranking.criterion in metrics else ""
         table.add_row(place, escape(name), ours, *([versus] if compares else []), *values, style=style)
 
-    for row in ranking.rows:
+    for row in ranking.rows[:most]:
         low, high = row.rank_interval
         mark = ("*" if row.is_pareto else " ") if _has_pareto(ranking) else ""
         versus = _with_margin(row.difference_to_best, "+") if row.difference_to_best else ""
         place = f"{low}" if low == high else f"{low}-{high}"
         add(place + mark, row.name, row.metrics, versus, "green" if row.in_best_set else None)
-    for excluded in ranking.excluded:
+    for excluded in ranking.excluded[:most_excluded]:
         add("-", excluded.name, excluded.metrics, "", "dim")
     for reference in ranking.references:
         add("ref", reference.name, reference.metrics, "", "cyan")
@@ -149,7 +164,9 @@ def _that_fit(metrics: Sequence[str], width: int) -> list[str]:
 
 def _best(console: Console, ranking: Ranking) -> None:
     best = [row for row in ranking.rows if row.in_best_set]
-    names = ", ".join(row.name for row in best)
+    names = ", ".join(row.name for row in best[:MOST_NAMES])
+    if len(best) > MOST_NAMES:
+        names += f" and {len(best) - MOST_NAMES:,} more"
     if len(best) == 1:
         console.print(f"\nBest: [green]{escape(names)}[/green]")
     elif best:
@@ -172,12 +189,19 @@ def _confirmed(row: RankingRow) -> str:
 
 
 def _reasons(console: Console, ranking: Ranking) -> None:
+    """Every reason once, with those that share it: many rows mostly have the same few."""
+    warned, excluded = dict[str, list[str]](), dict[str, list[str]]()
     for row in ranking.rows:
         if fired := warning_names(row.findings):
-            console.print(f"- [yellow]{escape(row.name)}[/yellow]: {fired}")
-    for excluded in ranking.excluded:
-        why = warning_names(excluded.findings) or _short(excluded.reason)
-        console.print(f"- not ranked: {escape(excluded.name)}: {escape(why)}")
+            warned.setdefault(fired, []).append(row.name)
+    for entry in ranking.excluded:
+        excluded.setdefault(warning_names(entry.findings) or _short(entry.reason), []).append(entry.name)
+    for why, names in list(warned.items())[:MOST_OTHERS]:
+        console.print(f"- [yellow]{escape(some(names))}[/yellow]: {escape(why)}")
+    for why, names in list(excluded.items())[:MOST_OTHERS]:
+        console.print(f"- not ranked: {escape(some(names))}: {escape(why)}")
+    if more := max(len(warned) - MOST_OTHERS, 0) + max(len(excluded) - MOST_OTHERS, 0):
+        console.print(f"- and {more:,} more reasons; the report has them all")
 
 
 def _figures(console: Console, ranking: Ranking) -> None:

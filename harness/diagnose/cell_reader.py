@@ -73,7 +73,7 @@ def cell_evidence(
         trace_evidence(points, probes, settings, planned_steps),
         name=result.name,
         is_finished=trained is not None if points else None,
-        idle_seconds=None if trained or result.status == "failed" else _idle_seconds(folder),
+        idle_seconds=None if trained or result.status != "finished" else _idle_seconds(folder),
         stopped_on=trained.stopped_on if trained else "",
         splits=trained.splits if trained else {},
         extraction=list(read_lines(folder.extraction, ExtractionItem)),

@@ -9,6 +9,7 @@ from harness.diagnose.answers import short
 from harness.diagnose.curves import DEAD_AFTER, dead_from
 from harness.diagnose.evidence import CONVENTION, Evidence, Measure, Point, finding
 from harness.records import Contamination, Estimate, Finding, SuiteResult
+from harness.score_columns import values_of
 from harness.stats import estimate
 
 ZERO_LOSS = 1e-4
@@ -161,7 +162,7 @@ def _clean_score(result: SuiteResult | None, leaked: frozenset[str]) -> str:
     metric = next((name for name in SCORES if result is not None and name in result.metrics), None)
     if result is None or metric is None:
         return ""
-    values = {s.example_id: s.value for s in result.scores if s.metric == metric and s.value is not None}
+    values = values_of(result, metric)
     clean = [value for example, value in values.items() if example not in leaked]
     if not clean:
         return f"no example is left for a clean {metric}"

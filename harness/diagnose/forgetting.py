@@ -8,6 +8,7 @@ from scipy import stats
 from harness.diagnose.answers import short, this_run
 from harness.diagnose.evidence import CONVENTION, Evidence, Measure, finding
 from harness.records import Finding, SuiteResult
+from harness.score_columns import values_of
 from harness.stats import CONFIDENCE, MIN_PAIRS, NonInferiority, non_inferiority
 
 MARGIN = 0.02
@@ -92,10 +93,7 @@ def forgetting(evidence: Evidence) -> Finding:
 
 
 def _change(ours: SuiteResult, base: SuiteResult) -> _Change | None:
-    after, before = (
-        {s.example_id: s.value for s in result.scores if s.metric == METRIC and s.value is not None}
-        for result in (ours, base)
-    )
+    after, before = values_of(ours, METRIC), values_of(base, METRIC)
     shared = sorted(after.keys() & before.keys())
     if len(shared) < MIN_PAIRS:
         return None

@@ -13,6 +13,7 @@ from harness.diagnose.evidence import CONVENTION, Evidence, Measure, finding
 from harness.diagnose.format_cause import cause_of
 from harness.diagnose.wordings import wording_spread
 from harness.records import Estimate, Finding, Generation, SuiteResult
+from harness.score_columns import scored
 from harness.scoring.endings import never_stops
 from harness.stats import estimate, holm
 
@@ -147,8 +148,8 @@ def _of_suite(suite: SuiteResult, evidence: Evidence) -> list[Verdict]:
     generations = {generation.example_id: generation for generation in evidence.generations.get(suite.suite, ())}
     references = {example.id: reference_of(example) for example in evidence.examples.get(suite.suite, ())}
     verdicts = []
-    for score in suite.scores:
-        if score.metric != METRIC or score.value is None:
+    for score in scored(suite, METRIC):
+        if score.value is None:
             continue
         generation = generations.get(score.example_id)
         failure = score.failure or ("" if score.value == 1 else "unknown")

@@ -1,13 +1,8 @@
 """Findings of recorded cells, kept beside them for as long as nothing that they are made from changes."""
 
-import hashlib
 import importlib.metadata
 import logging
-import multiprocessing
-import os
-import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,20 +11,16 @@ from harness.diagnose.cell import diagnose
 from harness.diagnose.cell_reader import cell_evidence
 from harness.diagnose.evidence import Sibling
 from harness.errors import StoreError
+from harness.forked import each
 from harness.records import CellResult, Finding, Record
 from harness.resources import digest, file_digest
+from harness.score_columns import fingerprint
 from harness.store import CellFolder, ExperimentFolder, read_record, write_record
 
 logger = logging.getLogger(__name__)
 
 # What computes beside this package.
 LIBRARIES = ("numpy", "scipy", "scikit-learn")
-MANY = 24
-"""Cells from which several processes look through them."""
-MAX_PROCESSES = 8
-FindingsAt = Callable[[int], tuple[Finding, ...]]
-_findings_at: FindingsAt | None = None
-"""Of a forked process."""
 
 
 class KeptFindings(Record):
@@ -59,32 +50,8 @@ def recorded_findings(
         made_from = [of_base.get(result.base, ""), [_sibling_digest(other) for other in others]]
         return _findings(folder.cell(result.cell), result, bases.get(result.base), others, made_from)
 
-    found = _for_each(findings_at, len(results))
+    found = each(findings_at, len(results))
     return {result.cell: findings for result, findings in zip(results, found, strict=True)}
-
-
-def _for_each(findings_at: FindingsAt, count: int) -> list[tuple[Finding, ...]]:
-    """The findings of so many cells, on all cores where that is worth it.
-
-    Processes that are forked share the results without a copy. Beside other threads, or with torch loaded, a fork could hang.
-    """
-    is_safe = sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
-    processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES) if is_safe and count >= MANY else 1
-    if processes == 1:
-        return [findings_at(position) for position in range(count)]
-    # Functions that are not at the top of a module can't be sent to a process, but a forked one has them already.
-    with multiprocessing.get_context("fork").Pool(processes, _take, (findings_at,)) as pool:
-        return pool.map(_taken, range(count), chunksize=4)
-
-
-def _take(findings_at: FindingsAt) -> None:
-    global _findings_at  # noqa: PLW0603
-    _findings_at = findings_at
-
-
-def _taken(position: int) -> tuple[Finding, ...]:
-    assert _findings_at is not None, "set when the process began"
-    return _findings_at(position)
 
 
 def _findings(
@@ -114,11 +81,11 @@ def _kept(folder: CellFolder) -> KeptFindings | None:
 
 
 def _made_from(folder: CellFolder, result: CellResult, beside: Sequence[object]) -> str:
-    return digest([_code(), _text_digest(result.model_dump_json()), _contents(evidence_files(folder, result)), beside])
+    return digest([_code(), fingerprint(result), _contents(evidence_files(folder, result)), beside])
 
 
 def _base_digest(folder: ExperimentFolder, base: CellResult) -> str:
-    return digest([_text_digest(base.model_dump_json()), _contents(answer_files(folder.cell(base.cell), base))])
+    return digest([fingerprint(base), _contents(answer_files(folder.cell(base.cell), base))])
 
 
 def _sibling_digest(sibling: Sibling) -> list[object]:
@@ -142,10 +109,6 @@ def _content(path: Path) -> str:
 @lru_cache(maxsize=256)
 def _content_as_of(path: Path, _: tuple[int, int, int]) -> str:
     return file_digest(path)
-
-
-def _text_digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @lru_cache(maxsize=1)

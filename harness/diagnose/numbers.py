@@ -216,9 +216,12 @@ class Trend(NamedTuple):
 def trend(points: Sequence[Point]) -> Trend:
     """Trend over medians of at most 100 blocks, which keeps it fast and the noise near normal."""
     size = math.ceil(len(points) / MAX_BLOCKS)
-    blocks = [points[i : i + size] for i in range(0, len(points), size)]
-    at = np.array([float(np.mean(steps(block))) for block in blocks])
-    level = np.array([float(np.median(values(block))) for block in blocks])
+    whole = len(points) - len(points) % size
+    at_steps, at_values = steps(points), values(points)
+    at = at_steps[:whole].reshape(-1, size).mean(axis=1)  # (num_blocks,)
+    level = np.median(at_values[:whole].reshape(-1, size), axis=1)
+    if whole < len(points):
+        at, level = np.append(at, at_steps[whole:].mean()), np.append(level, np.median(at_values[whole:]))
     at, places = np.unique(at, return_inverse=True)
     if len(at) < len(level):
         level = np.array([float(np.median(level[places == place])) for place in range(len(at))])

@@ -4,6 +4,7 @@ import itertools
 from typing import NamedTuple
 
 from harness.records import SuiteResult
+from harness.score_columns import values_of
 from harness.stats import MIN_PAIRS, holm, paired_difference
 
 
@@ -30,10 +31,9 @@ def wording_spread(suite: SuiteResult, metric: str = "correct") -> WordingSpread
     None with fewer than two slices, or fewer than 6 questions in common.
     """
     scores: dict[str, dict[str, float]] = {}
-    for score in suite.scores:
-        if score.metric == metric and score.value is not None:
-            for wording in suite.slices[score.example_id]:
-                scores.setdefault(wording, {})[suite.clusters[score.example_id]] = score.value
+    for example, value in values_of(suite, metric).items():
+        for wording in suite.slices[example]:
+            scores.setdefault(wording, {})[suite.clusters[example]] = value
     shared = sorted(set.intersection(*(set(values) for values in scores.values()))) if scores else []
     if len(scores) < 2 or len(shared) < MIN_PAIRS:
         return None

@@ -40,6 +40,9 @@ class Footprint(Record):
     activations_gib: float
     """Of one micro-batch of `max_length` tokens a row, logits included."""
 
+    saved_gib: float
+    """Weights of one checkpoint: all of them, or the adapter's alone; the optimizer's state lies beside them."""
+
     @property
     def total_gib(self) -> float:
         """All of it."""
@@ -75,6 +78,7 @@ def footprint(config: RunConfig) -> Footprint:
         gradients_gib=trainable * 4 / GIB,
         optimizer_gib=trainable * optimizer / GIB,
         activations_gib=_activation_bytes(config, shape) / GIB,
+        saved_gib=(trainable * 4 if is_adapter else weights) / GIB,
     )
 
 

@@ -10,7 +10,9 @@ import torch
 from transformers import GenerationConfig
 
 from harness.data.tokenize import IGNORED, Tokenized
+from harness.errors import ModelError
 from harness.models.load import LoadedModel
+from harness.models.out_of_memory import clear_memory, is_out_of_memory
 from harness.models.respondent import RowLoss, Sampling
 from harness.records import StopReason
 from harness.resources import digest
@@ -44,16 +46,25 @@ def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
 
 
 def _halving(work: Callable[[Sequence[int]], list[T]], indices: Sequence[int]) -> list[T]:
-    """The work on all indices, in halves where the GPU's memory doesn't hold them at once."""
+    """The work on all indices, in halves where memory doesn't hold them at once.
+
+    Raises: ModelError: it doesn't hold a single one.
+    """
     try:
         return work(indices)
-    except torch.cuda.OutOfMemoryError:
-        if len(indices) == 1:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
+        if len(indices) == 1:
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"out of memory with a single row ({reason}); lower max_new_tokens of the suite or training.max_length, or quantize "
+                "the base"
+            ) from None
     # Outside the handler: the exception holds on to the tensors that filled the memory.
-    torch.cuda.empty_cache()
+    clear_memory()
     middle = len(indices) // 2
-    logger.warning("out of GPU memory with a batch of %d; trying %d", len(indices), middle)
+    logger.warning("out of memory with a batch of %d; trying %d", len(indices), middle)
     return _halving(work, indices[:middle]) + _halving(work, indices[middle:])
 
 

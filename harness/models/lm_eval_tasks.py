@@ -22,6 +22,7 @@ from harness.models.lm_eval_metrics import (
     task_metrics,
 )
 from harness.models.load import LoadedModel
+from harness.models.out_of_memory import clear_memory, is_out_of_memory
 from harness.scoring.ifeval import check_ifeval
 from harness.scoring.thinking import DELIMITERS
 
@@ -150,7 +151,6 @@ def run_lm_eval(loaded: LoadedModel, options: EvalConfig) -> LmEvalResult:
 
 def _evaluated(loaded: LoadedModel, options: EvalConfig, asked: LoadedTasks) -> Mapping[str, Any]:
     """lm-eval's own results, with a batch size that fits into memory."""
-    import torch
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
@@ -171,16 +171,16 @@ def _evaluated(loaded: LoadedModel, options: EvalConfig, asked: LoadedTasks) -> 
                     apply_chat_template=loaded.tokenizer.chat_template is not None, log_samples=True, bootstrap_iters=0,
                     confirm_run_unsafe_code=options.allow_code_execution,
                 )  # fmt: skip
-        except torch.cuda.OutOfMemoryError:
-            if batch_size == 1:
+        except (RuntimeError, MemoryError) as error:
+            if batch_size == 1 or not is_out_of_memory(error):
                 raise
         else:
             _warn_of_truncation(results, loaded, model.max_length, options.label)
             return results
         # Outside the handler: the exception holds on to the tensors that filled the memory.
-        torch.cuda.empty_cache()
+        clear_memory()
         batch_size //= 2
-        logger.warning("%s: out of GPU memory; trying a batch of %d", options.label, batch_size)
+        logger.warning("%s: out of memory; trying a batch of %d", options.label, batch_size)
         # Answers collect in the tasks.
         asked = load_tasks(options)
 

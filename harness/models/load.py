@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +10,7 @@ from harness.config import ModelConfig, RunConfig
 from harness.data.tokenize import TokenPlan
 from harness.errors import ModelError
 from harness.models.templates import apply_template
+from harness.models.trusted import check_kernel, check_no_pickle, check_weights
 from harness.resources import EMBEDDED_PREFIX, embedded, is_there
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLE_BYTES, NUM_SAMPLES = 1 << 16, 256
-PICKLED = ("pytorch_model*.bin", "adapter_model*.bin", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
-# What a trainer leaves beside weights, and nobody loads with them.
-BESIDE_WEIGHTS = re.compile(r"training_args\.bin|optimizer\.(?:pt|bin)|scheduler\.pt|scaler\.pt|rng_state\S*\.pth")
 FINGERPRINTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors")
 
 
@@ -69,19 +66,6 @@ def model_source(config: ModelConfig) -> str:
     return str(Path(config.name).expanduser()) if looks_local else config.name
 
 
-def check_no_pickle(folder: Path, what: str) -> None:
-    """Raises: ModelError: the weights of a folder are pickled alone, and unpickling runs whatever a file says."""
-    if any(folder.glob("*.safetensors")):
-        return
-    found = [path.name for pattern in PICKLED for path in sorted(folder.glob(pattern))]
-    pickled = [name for name in found if not BESIDE_WEIGHTS.fullmatch(name)]
-    if pickled:
-        raise ModelError(
-            f"{what}: {pickled[0]} is a pickle, which runs code when it is read; only safetensors are loaded: have its source "
-            "save it again with `save_pretrained`"
-        )
-
-
 def model_fingerprint(config: ModelConfig) -> str:
     """Digest of a local model: its small files whole, its weights sampled; the Hub id and revision of any other.
 
@@ -104,11 +88,13 @@ def model_fingerprint(config: ModelConfig) -> str:
 def load_tokenizer(config: RunConfig, *, plain_rows: bool) -> LoadedTokenizer:
     """The base's tokenizer with the cell's template applied.
 
-    Raises: ModelError: it can't be reached. TemplateError: see `apply_template`.
+    Raises: ModelError: it can't be reached, or the model's weights are pickled. TemplateError: see `apply_template`.
     """
     from transformers import AutoTokenizer
 
     options = _hub_options(config.model)
+    # What preflight loads of every model, references too: a pickle is named before any weights are fetched.
+    check_weights(model_source(config.model), config.model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_source(config.model), **options)
     except (OSError, ValueError) as error:
@@ -126,7 +112,9 @@ def tokenizer_at(name: str, config: ModelConfig | None = None) -> "PreTrainedTok
     folder = Path(name).expanduser()
     source = str(folder) if folder.is_dir() else model_source(ModelConfig(name=name))
     try:
-        return AutoTokenizer.from_pretrained(source, **(_hub_options(config) if config else {}))
+        # Said, for transformers would ask the user otherwise.
+        options = _hub_options(config) if config else {"trust_remote_code": False}
+        return AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise ModelError(_unreachable(ModelConfig(name=name), error)) from error
 
@@ -136,6 +124,11 @@ def _hub_options(config: ModelConfig) -> dict[str, Any]:
 
 
 def _unreachable(config: ModelConfig, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"model {config.name!r} brings Python of its own, which runs only with trust_remote_code: true of that model; set it "
+            "if you trust where the model comes from"
+        )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
         f"model {config.name!r} can't be loaded: {reason.rstrip('.')}; check its name, your connection and `hf auth login`, "
@@ -146,14 +139,16 @@ def _unreachable(config: ModelConfig, error: Exception) -> str:
 def load_config(config: ModelConfig) -> "PretrainedConfig":
     """The model's own config.
 
-    Raises: ModelError: it can't be reached.
+    Raises: ModelError: it can't be reached, or names code that isn't trusted.
     """
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(model_source(config), **_hub_options(config))
+        found = AutoConfig.from_pretrained(model_source(config), **_hub_options(config))
     except (OSError, ValueError) as error:
         raise ModelError(_unreachable(config, error)) from error
+    check_kernel(config, found)
+    return found
 
 
 def choose_device() -> "torch.device":
@@ -182,6 +177,7 @@ def load_base(config: RunConfig, *, plain_rows: bool) -> LoadedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
+    load_config(config.model)
     tokenizer, tokens = load_tokenizer(config, plain_rows=plain_rows)
     options: dict[str, Any] = {**_hub_options(config.model), "dtype": weight_dtype(config), "use_safetensors": True}
     if config.model.attn_implementation:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from harness.reports.adherence_figure import adherence_picture, adherence_rates, adherence_suites
 from harness.reports.content import Content
 from harness.reports.cost_figures import MEASURES, cost_picture, tradeoff_picture
-from harness.reports.curves_figure import curves_picture
+from harness.reports.curves_figure import curves_picture, drawn_cells
 from harness.reports.drawing import drawn_svg, on_paper, png_of
 from harness.reports.effect_figures import bounds_of, effect_picture, pair_picture
 from harness.reports.figures import Picture, Spec
@@ -51,7 +51,8 @@ def _pictures(content: Content) -> Iterator[tuple[str, Picture | None]]:
         yield "effects", effect_picture(effect, ranking.criterion, bounds_of(content.effects))
     for pair in content.pairs[:MAX_PAIRS]:
         yield "effect_pairs", pair_picture(pair, ranking.criterion)
-    yield "curves", curves_picture(content.cells, content.traces, content.effects)
+    seen = drawn_cells(content.cells, ranking)
+    yield "curves", curves_picture(seen, content.traces, content.effects, len(content.cells))
     everyone = [*content.cells, *content.references]
     for suite in adherence_suites(everyone):
         yield "adherence", adherence_picture(adherence_rates(everyone, suite), suite)

@@ -11,6 +11,7 @@ from harness.ranking import Ranking
 from harness.records import CellResult, Finding, TracePoint
 from harness.reports.answers import Browser, browse
 from harness.reports.cost import Cost, costs_of
+from harness.reports.curves_figure import drawn_cells
 from harness.reports.decision import Fact, Step, answer_sentence, facts, next_steps
 from harness.reports.effects import Effect, PairEffect, main_effects, pair_effects, runs_of, swept_fields
 from harness.reports.visible import some
@@ -42,6 +43,7 @@ class Content(NamedTuple):
     findings: dict[str, Sequence[Finding]]
     """Name of the cell -> what was found in it."""
     traces: dict[str, list[TracePoint]]
+    """Name of the cell -> what its trainer logged; only of those whose curves are drawn."""
     browser: Browser
     metric_names: list[str]
     main_metrics: list[str]
@@ -78,7 +80,7 @@ def gather(
         facts=facts(ranking),
         next_steps=next_steps(config, ranking, cells),
         findings={c.name: findings.get(c.cell, ()) for c in cells},
-        traces={c.name: list(read_lines(folder.cell(c.cell).trace, TracePoint)) for c in cells},
+        traces={c.name: list(read_lines(folder.cell(c.cell).trace, TracePoint)) for c in drawn_cells(cells, ranking)},
         browser=browse(folder, everyone, main),
         metric_names=list(dict.fromkeys([*main, *(name for r in everyone for name in r.metrics())])),
         main_metrics=main,

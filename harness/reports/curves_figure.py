@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import altair as alt
 
 from harness.configurations import configuration_name
+from harness.ranking import Ranking
 from harness.records import CellResult, TracePoint
 from harness.reports.drawing import HOVERED
 from harness.reports.effects import Effect, shown
@@ -16,6 +17,8 @@ from harness.reports.figures import INK, PAGE_WIDTH, PALETTE, Picture, counted, 
 MAX_CELLS = 24
 """With more cells than that a colour stands for a configuration or a swept value, not for a cell."""
 MAX_COLOURS = 16
+MAX_DRAWN = 200
+"""Cells whose curves are drawn, where there are more: at equal distances along the ranking, and then of those not ranked."""
 MAX_POINTS, MAX_POINTS_OF_CURVE, MIN_POINTS_OF_CURVE = 16_000, 400, 40
 STEPS, TOKENS, BEST = "optimizer step", "supervised tokens", "lowest eval"
 LINES = "solid: evaluation, dashed: training, diamond: lowest evaluation"
@@ -31,14 +34,15 @@ class _Curve(NamedTuple):
 
 
 def curves_picture(
-    results: Sequence[CellResult], traces: Mapping[str, Sequence[TracePoint]], effects: Sequence[Effect]
+    results: Sequence[CellResult], traces: Mapping[str, Sequence[TracePoint]], effects: Sequence[Effect], num_cells: int
 ) -> Picture | None:
     """Training and evaluation loss of every cell; a choice below changes steps to supervised tokens.
 
     Args:
-        results: of the cells.
+        results: of the cells that are drawn.
         traces: cell name -> what its trainer logged.
         effects: of the swept fields, one of which colours the curves of many cells.
+        num_cells: of the experiment, drawn or not.
     """
     curves = [curve for result in results for curve in _curves(result, traces.get(result.name, ()))]
     if not curves:
@@ -47,7 +51,21 @@ def curves_picture(
     budget = max(MIN_POINTS_OF_CURVE, min(MAX_POINTS_OF_CURVE, MAX_POINTS // len(curves)))
     rows = [_datum(curve, keys[curve.result.name], budget) for curve in curves]
     spec = themed(_chart(rows, title), 360, curves=[*rows, *_best_steps(curves, keys)], title=[{}])
-    return Picture("Training and evaluation loss", _words(curves), spec)
+    some = (
+        f" of {len(results)} of {num_cells:,} cells, evenly spread from first to last"
+        if len(results) < num_cells
+        else ""
+    )
+    return Picture(f"Training and evaluation loss{some}", _words(curves, num_cells), spec)
+
+
+def drawn_cells(cells: Sequence[CellResult], ranking: Ranking) -> Sequence[CellResult]:
+    """The cells whose curves are drawn: all of them, or where there are many every so many in the order of the ranking."""
+    if len(cells) <= MAX_DRAWN:
+        return cells
+    place = {cell: (row.rank, number) for row in ranking.rows for number, cell in enumerate(row.cells)}
+    ordered = sorted(cells, key=lambda cell: place.get(cell.cell, (len(ranking.rows) + 1, 0)))
+    return [ordered[round(i * (len(ordered) - 1) / (MAX_DRAWN - 1))] for i in range(MAX_DRAWN)]
 
 
 def _curves(result: CellResult, trace: Sequence[TracePoint]) -> Iterable[_Curve]:
@@ -179,11 +197,15 @@ def _base(data: Any, keys: Sequence[str], title: str, chosen: Any) -> Any:
     )  # fmt: skip
 
 
-def _words(curves: Sequence[_Curve]) -> str:
+def _words(curves: Sequence[_Curve], num_cells: int) -> str:
     cells = {curve.result.name for curve in curves}
     last = {curve.result.name: curve.points[-1][1] for curve in curves if curve.of == "eval"}
     lowest = {c.result.name: min(c.points, key=lambda point: point[1]) for c in curves if c.of == "eval"}
     said = [f"Training loss (dashed) and evaluation loss (solid) of {counted(len(cells), 'cell')} by optimizer step, on a logarithmic axis."]  # fmt: skip
+    if len(cells) < num_cells:
+        said.append(
+            f"These are spread evenly over the order of the ranking, from the first to those not ranked; there are {num_cells:,}."
+        )
     if lowest:
         name = min(lowest, key=lambda key: lowest[key][1])
         worst = max(last, key=lambda key: last[key])

@@ -129,7 +129,7 @@ def next_steps(config: ExperimentConfig, ranking: Ranking, cells: Sequence[CellR
     """What to do with this answer, the most urgent first."""
     name, best = experiment_argument(config), best_rows(ranking)
     steps = []
-    if any(cell.status == "failed" for cell in cells):
+    if any(cell.status != "finished" for cell in cells):
         text = "Some cells failed; their reasons are below. Mend them and run again: finished cells are kept."
         steps.append(Step(text=text, command=f"harness run {name}"))
     if any("not trained yet" in row.reason for row in ranking.excluded):

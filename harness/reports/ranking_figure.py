@@ -29,7 +29,8 @@ KINDS = {
     "not ranked": (GREY, "cross"),
     "reference": (ORANGE, "diamond"),
 }
-MAX_NOT_RANKED = 30
+MAX_RANKED, MAX_NOT_RANKED = 100, 30
+"""Rows that are drawn: a picture of a thousand is taller than browsers can draw."""
 # Of the width: values to the left, ranks to the right.
 VALUES, RANKS = "0.66 * width", "0.72 * width"
 
@@ -67,13 +68,16 @@ def ranking_picture(ranking: Ranking) -> Picture | None:
     step = 24 if len(rows) <= 16 else 18 if len(rows) <= 32 else 15
     chart = alt.layer(*panels).resolve_scale(x="independent").resolve_axis(x="independent")
     spec = themed(chart, step * len(rows) + 10, rows=values)
-    return Picture(f"{ranking.criterion} and possible ranks", _words(ranking), spec)
+    first = f" of the first {MAX_RANKED} of {len(ranking.rows):,}" if len(ranking.rows) > MAX_RANKED else ""
+    return Picture(f"{ranking.criterion} and possible ranks{first}", _words(ranking), spec)
 
 
 def _words(ranking: Ranking) -> str:
     """What the picture shows."""
     best = [row for row in ranking.rows if row.in_best_set]
     said = [f"{ranking.criterion} of {counted(len(ranking.rows), 'ranked configuration')} with intervals and ranks."]
+    if len(ranking.rows) > MAX_RANKED:
+        said.append(f"The first {MAX_RANKED} are drawn; the table has them all.")
     if best:
         said.append(f"First: {best[0].name}, {shown(_estimate(best[0], ranking.criterion))}.")
         said.append(f"{counted(len(best), 'row')} in the best set" + (": " + ", ".join(row.name for row in best[:5]) if len(best) <= 5 else "") + ".")  # fmt: skip
@@ -100,7 +104,7 @@ def _rows(ranking: Ranking) -> list[_Row]:
 
     ranked = [
         _Row(row.name, "best set" if row.in_best_set else "ranked", _estimate(row, criterion), row.rank_interval, row.rank)
-        for row in ranking.rows
+        for row in ranking.rows[:MAX_RANKED]
         if criterion in row.metrics
     ]  # fmt: skip
     return [*ranked, *others(ranking.excluded, "not ranked")[:MAX_NOT_RANKED], *others(ranking.references, "reference")]

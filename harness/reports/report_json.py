@@ -112,7 +112,7 @@ def _run(cell: CellResult) -> RunSummary:
     train = cell.train
     return RunSummary(
         cell=cell.cell, name=cell.name, seed=cell.seed, status=cell.status,
-        error=f"{cell.stage}: {cell.error}" if cell.status == "failed" else "",
+        error="" if cell.status == "finished" else f"{cell.stage}: {cell.error}",
         overrides=cell.overrides, mlflow_run_id=cell.mlflow_run_id,
         metrics={name: estimate.value for name, estimate in cell.metrics().items()},
         steps=train.steps if train else None, train_loss=train.train_loss if train else None,

@@ -9,6 +9,8 @@ from harness.records import CellResult, Generation, SplitSummary, SuiteResult, T
 from harness.store import CellFolder
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+STATUS_OF: Mapping[str, RunStatus] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+"""How a run ends, by the status of its cell."""
 
 
 class Tracker(Protocol):
@@ -50,7 +52,7 @@ class Tracker(Protocol):
         """Answers that failed, as traces with their scores."""
 
     def log_failure(self, result: CellResult) -> None:
-        """Where and why the cell failed."""
+        """Where and why the cell failed or was stopped."""
 
     def log_records(self, folder: CellFolder, result: CellResult) -> None:
         """All that findings, rankings and reports are made from, so that they can be made anywhere."""

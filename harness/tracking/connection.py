@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import StoreError
 from harness.secrets import redacted, without_password
+from harness.tracking.fresh_store import make_whole
 from harness.tracking.ownership import ERROR_TAG, owner_tags
 
 if TYPE_CHECKING:
@@ -23,8 +24,15 @@ TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 RETRY_SECONDS = (0.2, 1.0, 3.0)
 PATIENCE_SECONDS = 15.0
 PAUSE_SECONDS = 60.0
+# Whoever waited for a store that never answered leaves it alone for so many times as long: a twentieth of the time at most.
+PAUSE_RATIO = 20.0
 # MLflow's own patience (7 tries, 120 seconds each) would hold up a training for minutes.
 HTTP_PATIENCE = {"MAX_RETRIES": "1", "BACKOFF_FACTOR": "1", "TIMEOUT": "30"}
+DRIVERS = {
+    "psycopg2": "`pip install 'sft-harness[postgres]'`",
+    # What SQLAlchemy 2.1 takes where the address names no driver.
+    "psycopg": "write postgresql+psycopg2://... and `pip install 'sft-harness[postgres]'`, or `pip install 'psycopg[binary]'`",
+}
 # The UI then opens the experiment as training runs, not as traces of an application.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -56,6 +64,7 @@ def connect(uri: str | None, experiment: str) -> str:
     import mlflow
 
     try:
+        make_whole(target)
         found = mlflow.get_experiment_by_name(experiment)
         if found is not None and found.lifecycle_stage == "deleted":
             raise StoreError(
@@ -66,9 +75,8 @@ def connect(uri: str | None, experiment: str) -> str:
         raise
     except Exception as error:
         note_answer(error)
-        reason = redacted((str(error).splitlines() or [type(error).__name__])[0])
         raise StoreError(
-            f"the MLflow store {without_password(target)} can't be used: {reason}; check tracking.uri"
+            f"the MLflow store {without_password(target)} can't be used: {reason_of(error)}; check tracking.uri"
         ) from error
 
 
@@ -77,6 +85,7 @@ def _quiet() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     # It would stand between the lines of `--json`.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name, value in HTTP_PATIENCE.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.tracking"):
@@ -171,15 +180,17 @@ def is_away(error: Exception) -> bool:
     if not isinstance(error, MlflowException):
         library = type(error).__module__.partition(".")[0]
         return isinstance(error, ConnectionError | TimeoutError) or library in ("requests", "urllib3")
-    return error.error_code == "TEMPORARILY_UNAVAILABLE" or " failed with " in str(error)
+    # SQLite is there when another process writes to it, and takes the next attempt.
+    is_locked = "database is locked" in str(error)
+    return not is_locked and (error.error_code == "TEMPORARILY_UNAVAILABLE" or " failed with " in str(error))
 
 
-def note_answer(error: Exception | None) -> None:
-    """Tells those who deliver what the store said last; None: it answered."""
+def note_answer(error: Exception | None, waited: float = 0.0) -> None:
+    """Tells those who deliver what the store said last, and after how many seconds; None: it answered."""
     if error is None:
         _Silence.until = 0.0
     elif is_away(error):
-        _Silence.until = time.monotonic() + PAUSE_SECONDS
+        _Silence.until = time.monotonic() + max(PAUSE_SECONDS, PAUSE_RATIO * waited)
 
 
 def deliver(what: str, call: Callable[[], object]) -> bool:
@@ -197,10 +208,10 @@ def deliver(what: str, call: Callable[[], object]) -> bool:
             call()
         except Exception as error:  # whatever the store raises: locked, gone, or a race between two workers
             if seconds is None or time.monotonic() - started > PATIENCE_SECONDS:
-                note_answer(error)
+                note_answer(error, time.monotonic() - started)
                 _Silence.missed.append(what)
                 logger.warning(
-                    "the %s could not be sent to MLflow: %s; they are kept in the cell's folder", what, _reason(error)
+                    "the %s could not be sent to MLflow: %s; they are kept in the cell's folder", what, reason_of(error)
                 )
                 return False
             logger.info("MLflow didn't take the %s (%s); trying again", what, type(error).__name__)
@@ -212,5 +223,9 @@ def deliver(what: str, call: Callable[[], object]) -> bool:
     return False
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def reason_of(error: Exception) -> str:
+    """What a store's driver or HTTP library says, in one line and without any password."""
+    if isinstance(error, ModuleNotFoundError):
+        advice = DRIVERS.get(error.name or "", f"`pip install {error.name}`")
+        return f"the database's driver {error.name} isn't installed here ({advice})"
+    return redacted((str(error).splitlines() or [type(error).__name__])[0])

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import StoreError
-from harness.secrets import redacted, without_password
-from harness.tracking.connection import select_store
+from harness.secrets import without_password
+from harness.tracking.connection import reason_of, select_store
 from harness.tracking.points import LARGEST
 
 if TYPE_CHECKING:
@@ -92,5 +92,4 @@ def _value(value: float) -> float:
 
 def unreachable(store: str, error: Exception) -> str:
     """Says that a store can't be read, and why, without any password."""
-    reason = redacted((str(error).splitlines() or [type(error).__name__])[0])
-    return f"the MLflow store {without_password(store)} can't be read: {reason}; check MLFLOW_TRACKING_URI"
+    return f"the MLflow store {without_password(store)} can't be read: {reason_of(error)}; check MLFLOW_TRACKING_URI"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harness.errors import StoreError
 from harness.records import CellResult
 from harness.store import SAFE_NAME, experiment_folder, read_record
-from harness.tracking.base import RunStatus
+from harness.tracking.base import STATUS_OF, RunStatus
 from harness.tracking.connection import client, select_store
 from harness.tracking.foreign_run import unreachable
 from harness.tracking.ownership import ERROR_TAG, HOST_TAG, MAX_TAG_LENGTH, PID_TAG, owner_life, silent_seconds
@@ -123,6 +123,5 @@ def _true_end(run: LeftRun) -> tuple[RunStatus, str]:
         result = None
     if result is None or result.mlflow_run_id != run.run_id:
         return "KILLED", killed
-    if result.status == "finished":
-        return "FINISHED", ""
-    return "FAILED", f"{result.stage}: {result.error}"[:MAX_TAG_LENGTH]
+    error = "" if result.status == "finished" else f"{result.stage}: {result.error}"
+    return STATUS_OF[result.status], error[:MAX_TAG_LENGTH]

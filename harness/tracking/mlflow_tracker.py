@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cell_checks import CellCheck
+from harness.comparability import BATCH_AFTER_OUT_OF_MEMORY
 from harness.grid import CellSpec
 from harness.records import CellResult, Generation, SplitSummary, SuiteResult, TracePoint, TrainResult
 from harness.secrets import redacted_settings
@@ -19,6 +20,7 @@ from harness.tracking.logged_datasets import DatasetLink, split_inputs, split_li
 from harness.tracking.logged_models import checkpoint_step, evaluated_model, log_checkpoint
 from harness.tracking.ownership import ERROR_TAG, MAX_TAG_LENGTH, owner_tags
 from harness.tracking.record_files import log_cell
+from harness.tracking.system_metrics import SystemMetrics, send_again
 from harness.tracking.traces import failing_answers, log_traces
 from harness.tracking.undelivered import note_undelivered
 from harness.tracking.writer import UNSAFE_NAME, MetricLink, MetricWriter
@@ -47,7 +49,7 @@ class MlflowTracker:
         self._writer = MetricWriter(self._client, self.run_id, is_new=is_new)
         # Before all others: they head the list of params.
         self._log_swept()
-        self._monitor = _system_monitor(self.run_id) if spec.system_metrics else None
+        self._monitor = SystemMetrics(folder.path, self._writer) if spec.system_metrics else None
 
     def _open(self, spec: CellSpec, folder: CellFolder, experiment_id: str) -> str:
         if folder.run_id.exists() and run_exists(folder.run_id.read_text().strip()):
@@ -80,6 +82,7 @@ class MlflowTracker:
         self._missed.clear()
         self.owes = False
         self._log_swept()
+        send_again(self._folder.path, self._writer)
 
     def _log_swept(self) -> None:
         swept = self._spec.cell.overrides
@@ -145,7 +148,10 @@ class MlflowTracker:
         if result.stopped_on:
             why = result.stopped_on[:MAX_TAG_LENGTH]
             self._deliver("reason to stop", lambda: self._client.set_tag(self.run_id, "harness.stopped_on", why))
-        for kind, relative in result.checkpoints.items():
+        if batch := result.facts.get(BATCH_AFTER_OUT_OF_MEMORY):
+            self._deliver("batch", lambda: self._client.set_tag(self.run_id, "harness.out_of_memory", batch))
+        # Those that will be deleted are no models of the run.
+        for kind, relative in result.checkpoints.items() if self._spec.keep != "none" else ():
             self._deliver("checkpoints", partial(self._log_checkpoint, kind, folder / relative, result))
 
     def _log_checkpoint(self, kind: str, path: Path, result: TrainResult) -> None:
@@ -207,7 +213,8 @@ class MlflowTracker:
     def log_failure(self, result: CellResult) -> None:
         error = f"{result.stage}: {result.error}"[:MAX_TAG_LENGTH]
         self._deliver("failure", lambda: self._client.set_tag(self.run_id, ERROR_TAG, error))
-        self._deliver("traceback", lambda: self._client.log_text(self.run_id, result.traceback, "traceback.txt"))
+        if result.traceback:
+            self._deliver("traceback", lambda: self._client.log_text(self.run_id, result.traceback, "traceback.txt"))
 
     def log_records(self, folder: CellFolder, result: CellResult) -> None:
         if not log_cell(self.run_id, folder, result):
@@ -235,14 +242,6 @@ def open_tracker(spec: CellSpec, folder: CellFolder) -> Tracker:
     if not folder.undelivered.exists():
         note_undelivered(folder, ["the whole run"])
     return NullTracker(folder.run_id.read_text().strip() if folder.run_id.exists() else "")
-
-
-def _system_monitor(run_id: str) -> Any:
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-    monitor = SystemMetricsMonitor(run_id, resume_logging=True)
-    monitor.start()
-    return monitor
 
 
 def _table(result: SuiteResult, generations: Sequence[Generation]) -> dict[str, Any]:

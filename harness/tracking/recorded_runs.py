@@ -74,7 +74,6 @@ def recorded_runs(experiment: str, uri: str) -> tuple[RecordedRun, ...]:
 def _reader(uri: str) -> "MlflowClient":
     # A server that is away is told in seconds, not in minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     select_store(uri)
     from mlflow import MlflowClient
 

@@ -1,14 +1,14 @@
 """The one thread of a process that sends metrics to MLflow, many at a time, so that training never waits."""
 
 import logging
-import queue
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.tracking.connection import note_answer
+from harness.tracking.connection import PATIENCE_SECONDS, RETRY_SECONDS, is_away, note_answer
 from harness.tracking.ownership import HEARTBEAT_TAG, now_text
 from harness.tracking.points import KnownPoints
 
@@ -34,6 +34,15 @@ class MetricLink(NamedTuple):
     dataset_digest: str
 
 
+class _Logged(NamedTuple):
+    """One call of a training."""
+
+    values: dict[str, float]
+    step: int
+    timestamp: int
+    link: MetricLink | None
+
+
 class MetricWriter:
     """Queues metrics and delivers them with `log_batch`; says every half minute that its process lives."""
 
@@ -47,12 +56,15 @@ class MetricWriter:
         """
         self._client = client
         self._run_id = run_id
-        self._queue: queue.SimpleQueue[Metric | None] = queue.SimpleQueue()
-        self._queued: list[Metric] = []
+        # Nobody waits for it: a thread that is woken by every step would take the interpreter's lock from the next one.
+        self._logged: deque[_Logged] = deque()
+        self._closing = threading.Event()
+        self._queued: deque[Metric] = deque()
         self._waiting: list[Metric] = []
         self._known = KnownPoints(client, run_id, is_new=is_new)
         self._last_beat = time.monotonic()
         self._has_warned = False
+        self._holds_up = False
         self._refused: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -68,55 +80,70 @@ class MetricWriter:
             link: to a logged model.
             timestamp: in milliseconds; None: now.
         """
-        from mlflow.entities import Metric
-
         when = int(time.time() * 1000) if timestamp is None else timestamp
-        linked = {**link._asdict(), "run_id": self._run_id} if link else {}
-        for name, value in values.items():
-            self._queue.put(Metric(name, float(value), when, step, **linked))
+        self._logged.append(_Logged(dict(values), step, when, link))
 
     def close(self) -> int:
         """Delivers what is queued; returns how many metrics could not be sent, and says so."""
-        self._queue.put(None)
+        self._closing.set()
         self._thread.join()
         left = len(self._queued) + len(self._waiting)
         if left:
-            logger.warning("%d metrics could not be sent to MLflow; they are kept in trace.jsonl", left)
+            logger.warning("%d metrics could not be sent to MLflow; they are kept in the cell's folder", left)
         return left
 
     def _work(self) -> None:
-        is_open = True
-        while is_open:
-            deadline = time.monotonic() + FLUSH_SECONDS
-            taken = 0
-            while is_open and taken < BATCH_SIZE and (left := deadline - time.monotonic()) > 0:
-                try:
-                    metric = self._queue.get(timeout=left)
-                except queue.Empty:
-                    break
-                if metric is None:
-                    is_open = False
-                else:
-                    self._queued.append(metric)
-                    taken += 1
-            try:
-                self._beat()
-                self._admit()
-                self._flush()
-            except Exception as error:  # a tracking server that is away must not end a training
-                note_answer(error)
-                self._warn(error)
+        while not self._closing.wait(FLUSH_SECONDS):
+            self._send()
+        if self._holds_up:
+            # It took its time to fail a moment ago, and would again.
+            self._take()
+            return
+        for seconds in (*RETRY_SECONDS, None):
+            error = self._send()
+            if seconds is None or error is None or is_away(error):
+                return
+            # Another process has locked the database, say.
+            time.sleep(seconds)
+
+    def _send(self) -> Exception | None:
+        """Sends all that was put so far; what went wrong."""
+        started = time.monotonic()
+        try:
+            self._take()
+            self._beat()
+            self._admit()
+            self._flush()
+        except Exception as error:  # a tracking server that is away must not end a training
+            self._holds_up = time.monotonic() - started > PATIENCE_SECONDS
+            note_answer(error, time.monotonic() - started)
+            self._warn(error)
+            return error
+        self._holds_up = False
+        return None
+
+    def _take(self) -> None:
+        from mlflow.entities import Metric
+
+        while self._logged:
+            logged = self._logged.popleft()
+            linked = {**logged.link._asdict(), "run_id": self._run_id} if logged.link else {}
+            self._queued += [
+                Metric(name, float(value), logged.timestamp, logged.step, **linked)
+                for name, value in logged.values.items()
+            ]
 
     def _beat(self) -> None:
         if time.monotonic() - self._last_beat >= HEARTBEAT_SECONDS:
             self._last_beat = time.monotonic()
             self._client.set_tag(self._run_id, HEARTBEAT_TAG, now_text())
+            note_answer(None)
 
     def _admit(self) -> None:
         """Leaves out what the run has already."""
         while self._queued:
             metric = self._known.missing(self._queued[0])
-            del self._queued[0]
+            self._queued.popleft()
             if metric is not None:
                 self._waiting.append(metric)
 

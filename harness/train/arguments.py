@@ -9,13 +9,16 @@ import torch
 from peft import LoraConfig
 from trl import SFTConfig
 
+from harness.checkpoint_config import Keep
 from harness.config import RunConfig, num_processes
 from harness.errors import TrainError
 
 NUM_EVALUATIONS = 10
 
 
-def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path, *, is_resumed: bool) -> SFTConfig:
+def sft_arguments(
+    config: RunConfig, seed: int, num_rows: int, folder: Path, *, is_resumed: bool, keep: Keep = "best+last"
+) -> SFTConfig:
     """TRL's settings as they will be in force.
 
     Raises: TrainError: TRL refuses the settings.
@@ -33,8 +36,8 @@ def sft_arguments(config: RunConfig, seed: int, num_rows: int, folder: Path, *, 
         "save_strategy": training.get("eval_strategy", "steps") if training.get("eval_strategy") != "no" else "steps",
         # Below 1 it is a share of all steps, as `eval_steps` may be.
         "save_steps": every,
-        # Two: the best and the last.
-        "save_total_limit": 2,
+        # Two: the best and the last. Until the cell is done they are needed, whatever is kept then.
+        "save_total_limit": None if keep == "all" else 2,
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
         "bf16": on_gpu and torch.cuda.is_bf16_supported() and not training.get("fp16", False),

@@ -4,13 +4,16 @@ import logging
 import time
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, TrainerState
 from trl import SFTConfig
 
+from harness.checkpoint_config import Keep
+from harness.checkpoints import STATE, checkpoint_step, last_whole, saved_checkpoints, set_aside, what_is_wrong
 from harness.config import RunConfig, num_processes, process_rank
 from harness.data.splits import Splits
 from harness.data.tokenize import as_columns
@@ -19,34 +22,65 @@ from harness.diagnose.spikes import loss_spikes
 from harness.errors import TrainError, boundary
 from harness.grid import Cell
 from harness.models.load import LoadedModel, load_base
+from harness.models.out_of_memory import clear_memory, is_out_of_memory
 from harness.models.verify import documents_stay_apart
 from harness.records import Probe, TracePoint, TrainResult, finite_or_name
+from harness.stopping import stopping_after_step
 from harness.store import CellFolder, read_lines, write_lines
 from harness.tracking.base import Tracker
 from harness.train.arguments import evaluation_interval, lora_config, sft_arguments
-from harness.train.callbacks import EvaluateAtEnd, TraceCallback
+from harness.train.callbacks import EvaluateAtEnd, StopOnSignal, TraceCallback
 from harness.train.environment import environment, peak_memory_gib
 from harness.train.facts import comparable_facts
 from harness.train.live import StopOnFinding, stop_of
+from harness.train.out_of_memory import Retries, does_not_fit, recall_retries, retry_smaller
 from harness.train.rows import TrainingRows, prepare_rows
-from harness.train.trainer import ProbingTrainer
+from harness.train.trainer import BrokenCheckpointError, ProbingTrainer
 
 logger = logging.getLogger(__name__)
 
 MAX_SPIKES = 5
 
 
-def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> TrainResult:
+def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits, *, keep: Keep = "best+last") -> TrainResult:
     """Trains a cell from its last whole checkpoint, or from the base, and gives what came of it.
 
-    Raises: TrainError: settings that can't work, or a loss that is not finite.
+    Where memory runs out it goes on with fewer rows at a time and the same effective batch; where a checkpoint can't be
+    loaded, from the one before.
+
+    Raises: TrainError: settings that can't work, a loss that is not finite, or no memory for a single row.
     """
+    retries: Retries | None = None
+    while True:
+        checkpoint = last_whole(folder, partial(_what_is_wrong, cell.config), may_rename=process_rank() == 0)
+        retries = retries or recall_retries(cell.config, folder, is_resumed=checkpoint is not None)
+        in_force = cell.model_copy(update={"config": retries.in_force(cell.config)})
+        try:
+            return retries.noted_in(_train(in_force, folder, tracker, splits, checkpoint, keep))
+        except BrokenCheckpointError as error:
+            if checkpoint is None or num_processes() > 1:
+                raise
+            set_aside(checkpoint, str(error))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            retries = retry_smaller(cell.config, folder, retries, _first_line(error))
+        # Outside the handlers: their exceptions hold on to the model and the trainer.
+        clear_memory()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _train(
+    cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits, resume_from: Path | None, keep: Keep
+) -> TrainResult:
     config = cell.config
     assert cell.seed is not None, "references are not trained"
-    loaded = load_base(config, plain_rows=splits.is_plain)
-    resume_from = _last_checkpoint(folder)
+    loaded = _load(config, splits)
     arguments = sft_arguments(
-        config, cell.seed, len(splits.train), folder.checkpoints, is_resumed=resume_from is not None
+        config, cell.seed, len(splits.train), folder.checkpoints, is_resumed=resume_from is not None, keep=keep
     )
     rows = prepare_rows(config, splits, loaded, folder)
     # The adapter's initial weights depend on it.
@@ -67,7 +101,7 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits) -> T
     logger.info("training %s: %d rows, %d supervised tokens, %d steps planned", cell.name, num_rows,
                 rows.summaries["train"].supervised_tokens, config.planned_steps(num_rows, num_processes()))  # fmt: skip
     started = time.monotonic()
-    with boundary(TrainError, "training"), warnings.catch_warnings():
+    with stopping_after_step(), boundary(TrainError, "training"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     _record_spikes(trainer, rows, folder, settings)
@@ -116,13 +150,35 @@ def _callbacks(config: RunConfig, folder: CellFolder, tracker: Tracker, seconds_
         callbacks.append(StopOnFinding(folder, config.stop_on))
     if config.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
-    return [*callbacks, EvaluateAtEnd()]
+    return [*callbacks, EvaluateAtEnd(), StopOnSignal()]
 
 
-def _last_checkpoint(folder: CellFolder) -> Path | None:
-    """The newest checkpoint that was written to its end: the trainer writes its state last."""
-    whole = [path.parent for path in folder.checkpoints.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+def _load(config: RunConfig, splits: Splits) -> LoadedModel:
+    """The base.
+
+    Raises: TrainError: memory doesn't hold even the model, so that a smaller batch would not help.
+    """
+    try:
+        return load_base(config, plain_rows=splits.is_plain)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainError(f"out of memory while loading the model: {does_not_fit(config, _first_line(error))}") from None
+
+
+def _what_is_wrong(config: RunConfig, checkpoint: Path) -> str:
+    """Why a training can't go on from a checkpoint; empty where it can."""
+    if wrong := what_is_wrong(checkpoint):
+        return wrong
+    # transformers would begin with a new optimizer and say nothing; DeepSpeed's lies in a folder of its own.
+    has_optimizer = any(checkpoint.glob("optimizer*")) or any(checkpoint.glob("global_step*"))
+    if not has_optimizer and not config.training.get("save_only_model"):
+        return "it holds no optimizer's state"
+    try:
+        TrainerState.load_from_json(str(checkpoint / STATE))
+    except (TypeError, ValueError, AttributeError) as error:
+        return f"{STATE}: {error}"
+    return ""
 
 
 def _forget_after(folder: CellFolder, checkpoint: Path | None) -> float:
@@ -130,7 +186,7 @@ def _forget_after(folder: CellFolder, checkpoint: Path | None) -> float:
 
     Returns: seconds of training that are kept.
     """
-    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1
+    step = checkpoint_step(checkpoint) if checkpoint else -1
     kept = [point for point in read_lines(folder.trace, TracePoint) if point.step <= step]
     if process_rank() > 0:
         return kept[-1].seconds if kept else 0.0
@@ -176,7 +232,7 @@ def _result(
     best = min(
         (pair for pair in evaluated if pair[1] == pair[1] and pair[0] > 0), key=lambda pair: pair[1], default=None
     )
-    checkpoints = sorted(folder.checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    checkpoints = saved_checkpoints(folder)
     if not checkpoints:
         raise TrainError("the trainer saved no checkpoint; set training.save_strategy to steps or epoch")
     found = {"last": str(checkpoints[-1].relative_to(folder.path))}

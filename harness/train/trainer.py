@@ -1,6 +1,8 @@
 """TRL's SFTTrainer with an evaluation that keeps the NLL of every row."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,27 @@ from transformers import TrainerControl
 from trl import SFTTrainer
 
 from harness.data.tokenize import Tokenized
+from harness.errors import TrainError
 from harness.models.generate import row_losses
+from harness.models.out_of_memory import is_out_of_memory
 from harness.records import Probe, ProbeSplit, finite_or_name
 from harness.store import append_lines
 from harness.train.batches import BatchNotes
 from harness.train.rows import TrainingRows
+
+
+class BrokenCheckpointError(TrainError):
+    """A checkpoint looks whole and can't be loaded."""
+
+
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise BrokenCheckpointError(f"its {what} can't be loaded: {type(error).__name__}: {error}") from error
 
 
 class ProbingTrainer(SFTTrainer):
@@ -26,13 +44,34 @@ class ProbingTrainer(SFTTrainer):
         self._rows = rows
         self._probes_path = probes_path
         self.notes = BatchNotes()
+        self._total_train_tokens = 0
         super().__init__(*args, **kwargs)
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with _loading("weights"):
+            super()._load_from_checkpoint(*args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, *args: Any, **kwargs: Any) -> None:
+        with _loading("optimizer's state"):
+            super()._load_optimizer_and_scheduler(*args, **kwargs)
+
+    def _load_rng_state(self, *args: Any, **kwargs: Any) -> None:
+        with _loading("random number generators' state"):
+            super()._load_rng_state(*args, **kwargs)
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Notes which rows the step is taken on."""
         if not (self.args.packing or self.args.padding_free):
             self.notes.note(self.state.global_step + 1, inputs)
-        return super().training_step(model, inputs, *args, **kwargs)
+        # Else the trainer itself counts there, and otherwise.
+        keeps_count = self.args.include_num_input_tokens_seen == "no"
+        if keeps_count:
+            # TRL counts from zero after a resume; of what counts, a checkpoint keeps the trainer's state alone.
+            self._total_train_tokens = max(self._total_train_tokens, int(self.state.num_input_tokens_seen))
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if keeps_count:
+            self.state.num_input_tokens_seen = self._total_train_tokens
+        return loss
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"

@@ -1,0 +1,252 @@
+"""Runs packs as tasks of a Ray cluster: one a node's share of GPUs and CPUs, again elsewhere where a node is lost."""
+
+import contextlib
+import logging
+import math
+import re
+import signal
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import harness
+from harness.errors import LaunchError
+from harness.grid import CellSpec
+from harness.launch.base import FINISHED, PackJob, PackState
+from harness.launch.ray_connection import connect, quiet
+from harness.launch.ray_task import Order, Outcome, run_order, token
+from harness.launch_config import LaunchConfig
+from harness.stopping import SAME_SECONDS
+from harness.store import CellFolder, ExperimentFolder, read_record
+from harness.tracking.cell_runs import store_environment
+from harness.travel import Bundle, bring_back, send
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+STOP_SECONDS = 40.0
+ROOM_SECONDS = 120.0
+"""For nodes to come back when none is left that a cell fits on."""
+MAX_NODE_LOSSES = 3
+"""Of one cell in one launch; each time it goes on elsewhere."""
+KILLED = -int(signal.SIGKILL)
+NODE_ADDRESS = re.compile(r"Node IP: ([^,\s]+)")
+
+
+class _Running(NamedTuple):
+    place: int
+    """Of the pack among all."""
+    order: Order
+
+
+class RayLauncher:
+    """Tasks of a cluster that `ray start` made; this process becomes its driver."""
+
+    def __init__(self, config: LaunchConfig, folder: ExperimentFolder) -> None:
+        """Connects to the cluster.
+
+        Raises: LaunchError: Ray isn't installed, the cluster doesn't answer, or none of its nodes has what a cell takes.
+        """
+        connect(config.address)
+        self._folder = folder
+        self._workers = config.workers
+        self._resources = _share(config, _nodes())
+        self._threads = max(1, int(self._resources["CPU"]) // config.processes_per_cell)
+        self._bundle: Bundle | None = None
+        self._cells: Sequence[CellFolder] = ()
+        if not _room(self._resources):
+            raise LaunchError(_no_room(self._resources))
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each process: its share of what a cell takes."""
+        return self._threads
+
+    def launch(self, packs: Sequence[PackJob], environment: Mapping[str, str]) -> Generator[PackState]:
+        """Runs every pack once the cluster has room for it; nodes that join are used, what a lost one ran goes on elsewhere."""
+        waiting = [_Running(index, self._order(pack, environment)) for index, pack in enumerate(packs)]
+        self._cells = [CellFolder(path) for pack in packs for path in pack.folders]
+        running: dict[Any, _Running] = {}
+        losses = [0] * len(packs)
+        started: set[int] = set()
+        with quiet():
+            try:
+                last_room = time.monotonic()
+                while waiting or running:
+                    room = self._num_at_once()
+                    last_room = time.monotonic() if room else last_room
+                    # Then nothing runs either, though a task may wait for a node that was believed alive.
+                    if time.monotonic() - last_room > ROOM_SECONDS:
+                        raise LaunchError(f"{_no_room(self._resources)}; `harness run` then goes on where it stopped")
+                    while waiting and len(running) < room:
+                        item = waiting.pop(0)
+                        running[self._submit(item.order)] = item
+                        if item.place not in started:
+                            started.add(item.place)
+                            yield PackState(item.place, None)
+                    for task in _ended(list(running)):
+                        item = running.pop(task)
+                        state = self._state(task, item, losses)
+                        if state is None:
+                            # First in the queue: what has begun holds a place in the display.
+                            waiting.insert(0, item._replace(order=item.order._replace(bundle=self._bundle)))
+                        else:
+                            yield state
+            finally:
+                _stop(list(running))
+                self._take_back(running)
+
+    def _order(self, pack: PackJob, environment: Mapping[str, str]) -> Order:
+        tokens = tuple(token(folder / "cell.json") for folder in pack.folders)
+        far = {**store_environment(), **environment}
+        names = ", ".join(read_record(folder / "cell.json", CellSpec).cell.name for folder in pack.folders)
+        return Order(pack, names, tokens, Path.cwd(), far, harness.__version__, self._bundle)
+
+    def _submit(self, order: Order) -> Any:
+        import ray
+
+        custom = {name: amount for name, amount in self._resources.items() if name not in ("CPU", "GPU", "memory")}
+        # Whether a lost task is worth another try is decided here, where it can be told.
+        task = ray.remote(run_order).options(
+            num_cpus=self._resources["CPU"], num_gpus=self._resources.get("GPU", 0), resources=custom,
+            memory=self._resources.get("memory"), max_retries=0, name=f"{self._folder.path.name}: {order.names}",
+        )  # fmt: skip
+        return task.remote(order)
+
+    def _num_at_once(self) -> int:
+        room = _room(self._resources)
+        return room if self._workers == "auto" else min(room, self._workers)
+
+    def _state(self, task: Any, item: _Running, losses: list[int]) -> PackState | None:
+        """What became of a task; None where it is to be run again.
+
+        Raises: LaunchError: no node can run it, or none can have what it needs.
+        """
+        import ray
+        from ray.exceptions import NodeDiedError, RayError, RayTaskError, TaskCancelledError
+
+        index, names = item.place, item.order.names
+        try:
+            outcome: Outcome = ray.get(task)
+        except NodeDiedError as error:
+            losses[index] += 1
+            address = NODE_ADDRESS.search(str(error))
+            why = f"node {address[1] if address else '(unknown)'} of the Ray cluster died"
+            if losses[index] > MAX_NODE_LOSSES:
+                return PackState(index, KILLED, f"{why}, after {MAX_NODE_LOSSES} others under this cell")
+            logger.warning("%s: %s; it goes on elsewhere", names, why)
+            return None
+        except TaskCancelledError:
+            return PackState(index, 128 + signal.SIGTERM, "cancelled (ray.cancel)")
+        except RayTaskError as error:
+            raise LaunchError(f"a node of the Ray cluster can't run a worker: {_cause(error)}; install sft-harness "
+                              f"{harness.__version__} on every node") from error  # fmt: skip
+        except RayError as error:
+            return PackState(index, KILLED, f"its Ray worker died: {_first_sentence(error)}")
+        return self._told(outcome, item)
+
+    def _take_back(self, stopped: Mapping[Any, _Running]) -> None:
+        """What workers that were stopped on nodes of another folder have recorded."""
+        import ray
+
+        for task in _ended(list(stopped)) if stopped and ray.is_initialized() else ():
+            with contextlib.suppress(Exception):  # the node is gone, say: the next `harness run` starts the cell anew
+                self._told(ray.get(task), stopped[task])
+
+    def _told(self, outcome: Outcome, item: _Running) -> PackState | None:
+        """What a task that ended says."""
+        if outcome.trouble:
+            raise LaunchError(f"node {outcome.node} of the Ray cluster can't run a worker: {outcome.trouble}")
+        if outcome.is_absent:
+            if self._bundle is None:
+                logger.warning("node %s doesn't share %s; what it needs travels through the tracking server",
+                               outcome.node, self._folder.path)  # fmt: skip
+                self._bundle = send(self._folder, self._cells, outcome.node)
+            return None
+        if outcome.log is not None:
+            with item.order.job.log.open("a", encoding="utf-8") as log:
+                log.write(outcome.log)
+            missing = bring_back([CellFolder(path) for path in item.order.job.folders], outcome.results)
+            if missing:
+                return PackState(item.place, KILLED, f"{missing} did not come back from node {outcome.node}")
+        why = "" if outcome.exit_code == FINISHED else f"on node {outcome.node}"
+        return PackState(item.place, outcome.exit_code, why if outcome.exit_code < 0 else "")
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    """What each living node has in all."""
+    import ray
+
+    listed: Any = ray.nodes  # without types
+    return [node["Resources"] for node in listed() if node["Alive"]]
+
+
+def _share(config: LaunchConfig, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What a cell takes: what the file says, and of CPUs as many as go with its GPUs where it says nothing of them."""
+    given = dict(config.resources_per_cell)
+    processes = config.processes_per_cell
+    with_gpus = [node for node in nodes if node.get("GPU")]
+    if not given:
+        given = {"GPU": float(processes)} if with_gpus else {"CPU": float(processes)}
+    if "CPU" not in given:
+        gpus = given.get("GPU", 0.0)
+        shares = [math.floor(node.get("CPU", 0) / node["GPU"] * gpus) for node in with_gpus] if gpus else []
+        given["CPU"] = float(max(1, min(shares, default=processes)))
+    return given
+
+
+def _room(resources: Mapping[str, float]) -> int:
+    """How many cells the living nodes hold at a time, whoever else uses them."""
+    wanted = {name: amount for name, amount in resources.items() if amount > 0}
+    return sum(
+        min((math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items()), default=1)
+        for node in _nodes()
+    )
+
+
+def _no_room(resources: Mapping[str, float]) -> str:
+    wanted = ", ".join(f"{name}: {amount:g}" for name, amount in resources.items())
+    names = ("CPU", "GPU", *(name for name in resources if name not in ("CPU", "GPU")))
+    has = "; ".join(", ".join(f"{name}: {node.get(name, 0):g}" for name in names) for node in _nodes()) or "no node"
+    return f"no node of the Ray cluster has what a cell takes ({wanted}): it has {has}; change launch.resources_per_cell or add a node"
+
+
+def _ended(tasks: Sequence[Any]) -> list[Any]:
+    import ray
+
+    if not tasks:
+        time.sleep(POLL_SECONDS)
+        return []
+    ready, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=POLL_SECONDS)
+    return list(ready)
+
+
+def _stop(tasks: Sequence[Any]) -> None:
+    """Lets workers finish their step and save, however long that takes; a second Ctrl-C ends them now."""
+    import ray
+
+    if not tasks or not ray.is_initialized():
+        return
+    asked = time.monotonic()
+    for task in tasks:
+        ray.cancel(task)
+    logger.warning("workers finish their step and save; Ctrl-C again stops them now")
+    try:
+        ray.wait(list(tasks), num_returns=len(tasks))
+    except BaseException:
+        time.sleep(max(0.0, SAME_SECONDS - (time.monotonic() - asked)))
+        for task in tasks:
+            ray.cancel(task)
+        ray.wait(list(tasks), num_returns=len(tasks), timeout=STOP_SECONDS)
+        for task in tasks:
+            ray.cancel(task, force=True)
+        raise
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+
+
+def _cause(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

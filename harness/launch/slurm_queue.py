@@ -1,0 +1,67 @@
+"""What Slurm says of jobs: from `squeue`, which every cluster has, and `sacct` where there is accounting."""
+
+import os
+import subprocess
+from collections.abc import Collection, Sequence
+
+from harness.errors import LaunchError
+
+LIVING = frozenset(
+    ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING",
+     "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+)  # fmt: skip
+WAITING = frozenset(
+    ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+)
+COMMAND_SECONDS = 120
+
+
+def job_states(jobs: Collection[str]) -> dict[str, str] | None:
+    """The state of each job that Slurm still knows; None where it doesn't answer now."""
+    # By user, not by job: an id that it has forgotten is an error to squeue.
+    queue = _ask(["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T"])
+    if queue is None:
+        return None
+    found = _parsed(queue, jobs)
+    if forgotten := [job for job in jobs if job not in found]:
+        arrays = ",".join(sorted({job.split("_")[0] for job in forgotten}))
+        past = _ask(
+            [
+                "sacct",
+                "--noheader",
+                "--parsable2",
+                "--allocations",
+                "--array",
+                f"--jobs={arrays}",
+                "--format=JobID,State",
+            ]
+        )
+        found |= _parsed(past or "", forgotten)
+    return found
+
+
+def cancel(jobs: Sequence[str], *options: str) -> None:
+    """Calls `scancel`; jobs that have ended already are no mistake."""
+    if jobs:
+        _ask(["scancel", "--quiet", *options, *jobs])
+
+
+def _parsed(text: str, jobs: Collection[str]) -> dict[str, str]:
+    lines = (line.strip().split("|") for line in text.splitlines() if "|" in line)
+    # "CANCELLED by 1000" is sacct's way of saying who did it.
+    return {job: state.split()[0] for job, state in lines if job in jobs and state}
+
+
+def _ask(command: Sequence[str]) -> str | None:
+    """What a command printed; None where it failed, as all of them do while slurmctld restarts."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS)
+    except FileNotFoundError as error:
+        if command[0] == "sacct":
+            return None
+        raise LaunchError(
+            f"{command[0]} wasn't found; start `harness run` on a machine that has Slurm's commands"
+        ) from error
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout if done.returncode == 0 else None
