@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from harness.config import ExperimentConfig, TrackingConfig, tracking_uri
 from harness.errors import HarnessError, StoreError
 from harness.experiment_file import find_experiment, load_experiment
@@ -17,6 +19,7 @@ from harness.store import (
     SAFE_NAME,
     ExperimentFolder,
     experiment_folder,
+    first_problem,
     read_record,
     restored_root,
     write_record,
@@ -57,8 +60,9 @@ def recorded_plan(folder: ExperimentFolder) -> Plan:
             raise StoreError(f"{folder.config}: {cell.id!r} can't be the id of a cell")
     try:
         config = ExperimentConfig.model_validate(record.config)
-    except ValueError as error:
-        raise StoreError(f"{folder.config} isn't a readable experiment ({error}); another version wrote it") from error
+    except ValidationError as error:
+        why = first_problem(error)
+        raise StoreError(f"{folder.config} isn't a readable experiment ({why}); another version wrote it") from error
     return Plan(config, record.cells, record.references, plan(record.cells), folder, is_recorded=True)
 
 

@@ -58,8 +58,18 @@ def read_record(path: Path, kind: type[R]) -> R:
     """
     try:
         return kind.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise StoreError(f"{path} isn't a readable {kind.__name__}; delete it and run again ({error})") from error
+    except OSError as error:
+        raise StoreError(f"{path} can't be read ({error.strerror}); delete it and run again") from error
+    except ValidationError as error:
+        why = first_problem(error)
+        raise StoreError(f"{path} isn't a readable {kind.__name__} ({why}); delete it and run again") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """What is wrong with a record, in one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def read_lines(path: Path, kind: type[R]) -> Iterator[R]:

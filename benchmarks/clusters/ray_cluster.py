@@ -29,6 +29,7 @@ from harness.store import CellFolder, read_lines, read_record
 
 LOST_AFTER_POINTS = 10
 """Logged points after which a cell counts as in the middle of its training."""
+STARTED = "Ray runtime started"
 # Inside a mount namespace of its own, a node sees an empty folder where the working folder is.
 HIDDEN = 'mount -t tmpfs none "$0" && exec "$@"'
 
@@ -51,7 +52,7 @@ class Cluster:
         self._nodes: list[subprocess.Popen[bytes]] = []
 
     def add_node(self) -> None:
-        """One more node, with one CPU and a scratch folder of its own."""
+        """One more node, with one CPU and a scratch folder of its own; returns once it has joined."""
         scratch = self._scratch / f"node-{len(self._nodes)}"
         scratch.mkdir()
         ray = "from ray.scripts.scripts import main; main()"
@@ -63,6 +64,9 @@ class Cluster:
             self._nodes.append(
                 subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=scratch, start_new_session=True)
             )
+        while STARTED not in (scratch / "log").read_text():
+            assert self._nodes[-1].poll() is None, (scratch / "log").read_text()
+            time.sleep(0.2)
 
     def kill_node_of(self, cell: str) -> bool:
         """Kills the daemon of the node that a cell is trained on, and nothing else; whether it was trained on any."""

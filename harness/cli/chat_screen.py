@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness.chat import Dialogue
+from harness.cli.terminal import SafeConsole
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def visible(text: str) -> str:
 def note(text: str) -> None:
     """What is no answer goes to stderr, on a terminal wrapped between words."""
     if sys.stderr.isatty():
-        Console(stderr=True, highlight=False).print(Text(text, style="dim"))
+        SafeConsole(stderr=True, highlight=False).print(Text(text, style="dim"))
     else:
         click.echo(text, err=True)
 
@@ -54,7 +54,7 @@ def said_while_loading(load: Callable[[str], T], target: str) -> T:
     """What `load` gives, with a line on the terminal for as long as it takes."""
     if not sys.stderr.isatty():
         return load(target)
-    with Console(stderr=True).status(f"loading {target}", spinner="line"):
+    with SafeConsole(stderr=True).status(f"loading {target}", spinner="line"):
         return load(target)
 
 
@@ -182,7 +182,7 @@ class Chat:
     def _asked_quietly(self, dialogue: Dialogue, ask: "Ask") -> "Answer | None":
         if not self._is_interactive:
             return self._asked(dialogue, ask, lambda text: None)
-        with Console(stderr=True).status(f"{dialogue.partner.name} answers", spinner="line"):
+        with SafeConsole(stderr=True).status(f"{dialogue.partner.name} answers", spinner="line"):
             return self._asked(dialogue, ask, lambda text: None)
 
     def _asked(self, dialogue: Dialogue, ask: "Ask", show: "Show") -> "Answer | None":
@@ -232,7 +232,7 @@ def _print_both(names: Sequence[str], answers: "Sequence[Answer | None]") -> Non
         for name, text in zip(names, texts, strict=True):
             click.echo(f"[{name}] {text}")
         return
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     if console.width < MIN_COLUMNS_WIDTH:
         for name, text in zip(names, texts, strict=True):
             console.print(Text(name, style="bold cyan"))

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from harness.cli.terminal import SafeConsole
 from harness.data.report import DataReport, TokenSummary
 from harness.inspection import MaskedRow
 from harness.models.template_check import TemplateReport
@@ -18,7 +19,7 @@ BAR = 30
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    return SafeConsole(highlight=False)
 
 
 def data_page(report: DataReport) -> None:

@@ -5,6 +5,7 @@ import json
 import click
 
 from harness.cli.options import json_option
+from harness.cli.safe_text import safe
 from harness.resources import bundled
 from harness.store import known_experiments
 
@@ -20,5 +21,5 @@ def command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"run_here": here, "bundled": shipped}))
         return
-    click.echo("Run in this folder: " + (", ".join(here) or "none yet; start with `harness run quickstart`"))
+    click.echo("Run in this folder: " + safe(", ".join(here) or "none yet; start with `harness run quickstart`"))
     click.echo("Come with the package: " + ", ".join(shipped))

@@ -14,8 +14,9 @@ from click.shell_completion import CompletionItem
 
 from harness import __version__
 from harness.cli.completers import completing
+from harness.cli.safe_text import SafeFormatter, safe
 from harness.errors import HarnessError
-from harness.secrets import RedactingFormatter, redacted, redacting_excepthook
+from harness.secrets import redacting_excepthook
 
 COMMANDS = {
     "run": "Train, evaluate, diagnose and rank an experiment.",
@@ -82,7 +83,7 @@ class LazyGroup(click.Group):
         except HarnessError as error:
             lines: Sequence[str] = str(error).splitlines()
             for line in lines:
-                click.echo(f"{click.style('error:', fg='red', bold=True)} {redacted(line)}", err=True)
+                click.echo(f"{click.style('error:', fg='red', bold=True)} {safe(line)}", err=True)
             sys.exit(2)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
@@ -109,7 +110,7 @@ def main(verbose: bool) -> None:
     """  # noqa: D301
     sys.excepthook = redacting_excepthook
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(SafeFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     if not verbose:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

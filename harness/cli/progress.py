@@ -6,11 +6,11 @@ import time
 from types import TracebackType
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from harness.cli.terminal import SafeConsole
 from harness.follow import Progress
 from harness.plan import Plan
 from harness.records import TracePoint
@@ -53,7 +53,7 @@ class ProgressDisplay:
 
     def __init__(self, made: Plan) -> None:
         self._plan = made
-        self._console = Console(stderr=True)
+        self._console = SafeConsole(stderr=True)
         self._states: dict[str, str] = {}
         self._started = time.monotonic()
         # Most workers seen at once: right after one ended, fewer are running than can.

@@ -1,15 +1,15 @@
 """What `harness replay` prints."""
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.cli.terminal import SafeConsole
 from harness.replay import Replay
 
 
 def replay_page(done: Replay) -> None:
     """One row a cell, why those that were stopped were, the sum, and whether the best set would have been another one."""
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     console.print(f"\n[bold]{escape(done.experiment)}[/bold] replayed with stop_on {', '.join(done.stop_on)}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("cell", overflow="fold", min_width=16)

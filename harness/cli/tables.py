@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
+from harness.cli.terminal import SafeConsole
 from harness.records import Finding
 
 
 def console_for_results() -> Console:
     """A console for stdout that leaves numbers as they are."""
-    return Console(highlight=False)
+    return SafeConsole(highlight=False)
 
 
 def findings_table(findings: Sequence[Finding]) -> None:

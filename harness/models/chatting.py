@@ -11,6 +11,7 @@ from harness.models.generate import generate
 from harness.models.load import LoadedModel, choose_device, model_source, tokenizer_at
 from harness.models.respondent import Sampling
 from harness.models.templates import plan_tokens
+from harness.models.trusted import check_weights
 from harness.records import Message, StopReason
 from harness.scoring.thinking import opened_by
 
@@ -134,6 +135,7 @@ def load_model(name: str) -> LoadedModel:
     tokens = plan_tokens(tokenizer)
     folder = Path(name).expanduser()
     source = str(folder) if folder.is_dir() else model_source(ModelConfig(name=name))
+    check_weights(source, ModelConfig(name=name))
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True)
     except (OSError, ValueError, ImportError) as error:
