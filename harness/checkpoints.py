@@ -1,5 +1,6 @@
 """Checkpoints of a cell: which are whole, which one to go on from, and which stay."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -50,10 +51,10 @@ def last_whole(folder: CellFolder, check: Callable[[Path], str], *, may_rename: 
 
 
 def set_aside(path: Path, wrong: str) -> None:
-    """Renames a checkpoint so that nothing takes it for one; of broken ones the newest stays, for whoever wants to look."""
-    for older in path.parent.glob(f"{BROKEN}*"):
-        shutil.rmtree(older, ignore_errors=True)
-    aside = path.rename(path.with_name(f"{BROKEN}{path.name}"))
+    """Renames a checkpoint so that nothing takes it for one; broken ones stay until the cell is done, for whoever wants to look."""
+    aside = path.with_name(f"{BROKEN}{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
     logger.warning("%s is not whole (%s) and is set aside as %s", path, wrong, aside.name)
 
 
@@ -89,8 +90,11 @@ def _json_problems(file: Path, step: int) -> Iterator[str]:
         content = json.loads(file.read_bytes())
     except FileNotFoundError:
         yield f"{file.name} is missing"
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         yield f"{file.name} can't be read"
+    except OSError as error:
+        # A disk or a share that is away says nothing of the file.
+        raise ModelError(f"{file} can't be read ({error.strerror}); mend that, then run again") from error
     else:
         if file.name == STATE and not (isinstance(content, dict) and content.get("global_step") == step):
             yield f"{file.name} is not of step {step}"
@@ -141,14 +145,26 @@ def evaluated_checkpoint(folder: CellFolder, trained: TrainResult, keep: Keep) -
 
 def forget_broken_training(folder: CellFolder) -> None:
     """Makes a cell train on from the checkpoint before, where the one that is to be evaluated can't be loaded."""
+    path, wrong = _evaluated(folder)
+    if path is not None and wrong:
+        # In this order: another process of the cell, which looks at the same moment, must train too.
+        (folder.path / "train.json").unlink()
+        set_aside(path, wrong)
+
+
+def needs_training(folder: CellFolder) -> bool:
+    """Whether a cell isn't trained, or is about to be trained on because its checkpoint is broken: so for each of several processes."""
+    path, wrong = _evaluated(folder)
+    return path is None or bool(wrong)
+
+
+def _evaluated(folder: CellFolder) -> tuple[Path | None, str]:
+    """The checkpoint that a trained cell is evaluated with, and what is wrong with it; None: not trained."""
     record = folder.path / "train.json"
     if not record.exists():
-        return
+        return None, ""
     path = folder.path / read_record(record, TrainResult).evaluated_checkpoint
-    wrong = what_is_wrong(path, trains_on=False) if path.is_dir() else ""
-    if wrong:
-        set_aside(path, wrong)
-        record.unlink()
+    return path, what_is_wrong(path, trains_on=False) if path.is_dir() else ""
 
 
 def drop_unfinished(folder: CellFolder) -> None:
@@ -174,4 +190,5 @@ def tidy(folder: CellFolder, keep: Keep) -> None:
     for path in saved_checkpoints(folder):
         for pattern in OPTIMIZER_FILES:
             for file in path.glob(pattern):
-                file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # somebody else's, or on a disk that is read-only by now
+                    file.unlink(missing_ok=True)

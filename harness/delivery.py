@@ -62,9 +62,9 @@ def deliver_cells(folders: Sequence[CellFolder]) -> Delivery:
     delivered, left = [], []
     for place, folder in enumerate(waiting):
         result = read_record(folder.result, CellResult)
-        note = read_undelivered(folder)
-        assert note is not None, "it was there"
-        _deliver_cell(folder, result, note.status or STATUS_OF[result.status])
+        read_undelivered(folder)
+        # The record, not the note: that may be of an earlier attempt.
+        _deliver_cell(folder, result, STATUS_OF[result.status])
         still = read_undelivered(folder)
         if still is None:
             delivered.append(result.name)

@@ -18,7 +18,7 @@ from harness.grid import Cell, CellSpec
 from harness.launch.base import Launcher
 from harness.launch.choose import choose_launcher
 from harness.locks import holder, is_held, only_run
-from harness.plan import Plan, check_plan, check_tests, is_done
+from harness.plan import Plan, check_plan, check_tests, check_weights, is_done
 from harness.predicted import score_and_log
 from harness.ranking import Ranking
 from harness.recorded import write_plan
@@ -55,28 +55,39 @@ def run_experiment(
     """
     allowed = [cell for cell in made.everything() if only is None or cell.id in only]
     todo = [cell for cell in allowed if not is_done(made, cell)]
-    waiting = {cell.id for cell in todo}
-    for cell in allowed:
-        if cell.id not in waiting:
-            # Whoever finished it may have been killed just then.
-            tidy(made.folder.cell(cell.id), made.config.checkpoints.keep)
+    launcher = choose_launcher(made.config.launch, made.folder) if todo else None
+    checks: Mapping[str, CellCheck] = {}
+    check_weights(made, todo)
     if todo:
-        launcher = choose_launcher(made.config.launch, made.folder)
         checks = check_plan(made._replace(cells=tuple(c for c in made.cells if c in todo) or made.cells[:1]), deep=True)
-        refused = _refused(checks, warn, strict=strict)
         check_tests(made.cells)
-        with only_run(made.folder):
-            for cell in (cell for cell in todo if cell.id in refused):
-                write_record(made.folder.cell(cell.id).result, _refusal(cell, checks[cell.id]))
-            for cell_id, check in checks.items():
-                write_record(made.folder.cell(cell_id).check, check)
+    refused = _refused(checks, warn, strict=strict)
+    with only_run(made.folder):
+        # Another run may have been at work while this one was checking.
+        todo = [cell for cell in todo if not is_done(made, cell)]
+        _tidy(made, [cell for cell in allowed if cell not in todo])
+        if todo and launcher is not None:
+            _keep_checks(made, todo, checks, refused)
             _start(made, [cell for cell in todo if cell.id not in refused], launcher, show)
-    try:
-        deliver_rest(made)
-    except StoreError as error:  # runs of another store, say; what is done is ranked all the same
-        logger.warning("%s", error)
-    with _ending_truthfully(made):
-        return finish(made, changed=bool(todo))
+        try:
+            deliver_rest(made)
+        except StoreError as error:  # runs of another store, say; what is done is ranked all the same
+            logger.warning("%s", error)
+        with _ending_truthfully(made):
+            return finish(made, changed=bool(todo))
+
+
+def _tidy(made: Plan, done: Sequence[Cell]) -> None:
+    """Deletes what the policy for checkpoints lets go: whoever finished a cell may have been killed just then."""
+    for cell in done:
+        tidy(made.folder.cell(cell.id), made.config.checkpoints.keep)
+
+
+def _keep_checks(made: Plan, todo: Sequence[Cell], checks: Mapping[str, CellCheck], refused: Container[str]) -> None:
+    for cell in (cell for cell in todo if cell.id in refused):
+        write_record(made.folder.cell(cell.id).result, _refusal(cell, checks[cell.id]))
+    for cell_id, check in checks.items():
+        write_record(made.folder.cell(cell_id).check, check)
 
 
 @contextmanager
@@ -174,9 +185,9 @@ def join_experiment(made: Plan, show: Show) -> bool:
         )
     connection.connect(tracking_uri(made.config.tracking), made.config.name)
     # From the other end: whoever began takes the first ones.
-    todo = [cell for cell in made.everything() if not is_done(made, cell) and not is_held(folder.cell(cell.id).lock)][
-        ::-1
-    ]
+    rows = [folder.cell(cell.id) for cell in made.everything()]
+    free = {row.path.name for row in rows if not row.result.exists() and not is_held(row.lock)}
+    todo = [cell for cell in reversed(made.everything()) if cell.id in free]
     Following(made, todo, show).run(todo, choose_launcher(made.config.launch, folder), waits=False)
     results = [folder.cell(cell.id).result for cell in todo]
     return all(read_record(path, CellResult).status == "finished" for path in results if path.exists())
@@ -247,17 +258,18 @@ def _tell(made: Plan, ranking: Ranking, collected: Collected, files: Sequence[Pa
 def deliver_rest(made: Plan) -> Delivery:
     """Sends what runs of cells that ended lack, as far as MLflow takes it now.
 
-    Raises: StoreError: another `harness run` is at work, or the runs belong to another store.
+    The caller holds the experiment's lock.
+
+    Raises: StoreError: the runs belong to another store.
     """
     folders = [made.folder.cell(cell.id) for cell in made.everything()]
     if not any(folder.undelivered.exists() and folder.result.exists() for folder in folders):
         return Delivery((), ())
-    with only_run(made.folder):
-        try:
-            connection.connect(tracking_uri(made.config.tracking), made.config.name)
-        except StoreError as error:
-            logger.warning("%s", error)
-        rest = deliver_cells(folders)
+    try:
+        connection.connect(tracking_uri(made.config.tracking), made.config.name)
+    except StoreError as error:
+        logger.warning("%s", error)
+    rest = deliver_cells(folders)
     if rest.left:
         logger.warning("MLflow lacks something of %d runs: %s; `harness sync` sends it", len(rest.left), ", ".join(rest.left))  # fmt: skip
     return rest

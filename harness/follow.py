@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from harness.errors import StoreError
 from harness.grid import Cell
-from harness.launch.base import SIGNALLED, TAKEN, Launcher, PackJob, PackState
-from harness.locks import holder, is_held
+from harness.launch.base import FAILED, FINISHED, SIGNALLED, TAKEN, Launcher, PackJob, PackState
+from harness.locks import is_held
 from harness.plan import Plan, is_done
 from harness.records import CellResult
 from harness.stopping import STOP_SIGNALS
@@ -23,6 +24,8 @@ from harness.tracking.base import RunStatus
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
+# NFS: `acdirmax`, after which a folder is looked at again, and a little.
+SHARED_FOLDER_SECONDS = 75.0
 LOG_TAIL = 4000
 
 
@@ -61,26 +64,28 @@ class Following:
             waits: for cells that another process has, and takes them where it dies; else they are left to it.
         """
         self._tell()
-        while todo:
-            again, taken = self._round(todo, launcher)
-            if not waits:
-                return
-            todo = [*again, *self._freed(taken)]
+        taken: list[Cell] = []
+        while todo or taken:
+            again, found = self._round(todo, launcher)
+            taken = [*taken, *found] if waits else []
+            # One that died here waits for nobody.
+            todo = again or self._freed(taken)
         for record in self._unwritten:
             record()
 
     def _round(self, todo: Sequence[Cell], launcher: Launcher) -> tuple[list[Cell], list[Cell]]:
         """Launches cells once; those to be tried again, and those that another process has."""
-        again, taken = [], []
+        again: list[Cell] = []
+        taken: list[Cell] = []
         jobs = [self._job(cell) for cell in todo]
         states = launcher.launch(jobs, connection.worker_environment())
         # An exception anywhere in here must reach the launcher, which asks its workers to stop.
-        with contextlib.closing(states):
+        with self._recording_the_stopped(todo), contextlib.closing(states):
             for state in states:
                 cell = todo[state.index]
                 if state.exit_code is None:
                     self._states[cell.id] = "running"
-                elif state.exit_code == TAKEN:
+                elif state.exit_code == TAKEN or self._is_at_work(cell, state.exit_code):
                     self._states[cell.id] = "elsewhere"
                     taken.append(cell)
                 elif self._is_retried(cell, state):
@@ -95,6 +100,28 @@ class Following:
         folder, config = self._made.folder.cell(cell.id), self._made.config.launch
         processes = config.processes_per_cell if cell.seed is not None else 1
         return PackJob((folder.path,), folder.log, processes=processes, accelerate_config=config.accelerate_config)
+
+    def _is_at_work(self, cell: Cell, exit_code: int) -> bool:
+        """Whether a cell without a result has a living worker all the same, of which `accelerate launch` tells nothing."""
+        folder = self._made.folder.cell(cell.id)
+        patience = 0.0 if self._made.config.launch.kind == "local" else SHARED_FOLDER_SECONDS
+        if exit_code in (FINISHED, FAILED) and not _shows(folder.result, patience):
+            logger.warning("%s: its worker ended, and %s can't be seen from here", cell.name, folder.result)
+        return not folder.result.exists() and is_held(folder.lock)
+
+    @contextlib.contextmanager
+    def _recording_the_stopped(self, todo: Sequence[Cell]) -> Iterator[None]:
+        """Writes what workers left out that were killed while they were being stopped."""
+        try:
+            yield
+        except BaseException:
+            for cell in todo:
+                folder = self._made.folder.cell(cell.id)
+                if self._states[cell.id] == "running" and not folder.result.exists() and not is_held(folder.lock):
+                    self._record(
+                        cell, "killed", "killed while it was being stopped; `harness run` goes on where it stopped"
+                    )
+            raise
 
     def _is_retried(self, cell: Cell, state: PackState) -> bool:
         """Whether a worker died without a word for the first time; the second time the parent writes the record."""
@@ -123,23 +150,24 @@ class Following:
             logger.error("%s: %s", cell.name, refused)
             self._unwritten.append(record)
 
-    def _freed(self, taken: Sequence[Cell]) -> Iterator[Cell]:
-        """Waits for cells that another process has; gives those that it left unfinished."""
-        waiting = list(taken)
-        for cell in waiting:
-            logger.info("%s: %s works on it", cell.name, holder(self._made.folder.cell(cell.id).lock))
-        while waiting:
-            for cell in [c for c in waiting if not is_held(self._made.folder.cell(c.id).lock)]:
-                waiting.remove(cell)
-                if is_done(self._made, cell):
-                    self._end(cell)
-                    self._tell()
-                else:
+    def _freed(self, taken: list[Cell]) -> list[Cell]:
+        """Waits until one of the cells that another process has is left unfinished, or all are finished; takes them off the list."""
+        while taken:
+            free = [cell for cell in taken if not is_held(self._made.folder.cell(cell.id).lock)]
+            for cell in free:
+                taken.remove(cell)
+            ended = [cell for cell in free if is_done(self._made, cell)]
+            for cell in ended:
+                self._end(cell)
+                self._tell()
+            if left := [cell for cell in free if cell not in ended]:
+                for cell in left:
                     # Else what became of it there would pass for what becomes of it here.
                     self._made.folder.cell(cell.id).result.unlink(missing_ok=True)
-                    yield cell
-            if waiting:
+                return left
+            if taken:
                 time.sleep(POLL_SECONDS)
+        return []
 
     def _end(self, cell: Cell) -> None:
         path = self._made.folder.cell(cell.id).result
@@ -148,6 +176,20 @@ class Following:
 
     def _tell(self) -> None:
         self._show(Progress(self._made, dict(self._states)))
+
+
+def _shows(path: Path, seconds: float) -> bool:
+    """Whether a file is there, or appears: network file systems remember for a while that one wasn't."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            # Opening the folder makes them ask again.
+            list(path.parent.iterdir())
+        if path.exists():
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_SECONDS)
 
 
 def cause_of(exit_code: int) -> str:

@@ -37,6 +37,7 @@ OWNED_TRAINING = {
     "output_dir": "every cell has a folder of its own",
     "seed": "it is set by the top-level list `seeds`",
     "data_seed": "it is set by the top-level list `seeds`",
+    "auto_find_batch_size": "a batch that memory doesn't hold is halved, with the same effective batch",
     "report_to": "all runs are logged to MLflow",
     "run_name": "runs are named after their cell",
     "logging_nan_inf_filter": "non-finite losses are always kept as evidence",

@@ -34,9 +34,8 @@ def holding(path: Path) -> Iterator[bool]:
             )
         # On a full disk the lock holds all the same.
         with contextlib.suppress(OSError):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield True
 
 
@@ -66,8 +65,9 @@ def holder(path: Path) -> str:
 def only_run(folder: ExperimentFolder) -> Iterator[None]:
     """Keeps a second `harness run` of the same experiment out while one is at work.
 
-    Raises: StoreError: another one is.
+    Raises: StoreError: another one is, or the folder can't be written.
     """
+    folder.check_writable()
     with holding(folder.lock) as is_mine:
         if not is_mine:
             raise StoreError(

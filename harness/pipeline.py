@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.asked import AskedSuite, asked_suites
 from harness.benchmarks_suite import lm_eval_result
 from harness.cell_checks import CellCheck
-from harness.checkpoints import drop_unfinished, forget_broken_training, tidy
+from harness.checkpoints import drop_unfinished, forget_broken_training, needs_training, tidy
 from harness.config import local_rank, process_rank
 from harness.data.contamination import contamination, sample_answers
 from harness.data.splits import Splits, load_splits
@@ -31,7 +31,7 @@ from harness.models.verify import NUM_ROWS as VERIFIED_ROWS
 from harness.models.verify import verify_saved
 from harness.records import CellResult, Contamination, Generation, Probe, SuiteResult, TrainedAnswers, TrainResult
 from harness.respondents import respondent_of
-from harness.stopping import Stopped
+from harness.stopping import Stopped, stop_if_asked
 from harness.store import CellFolder, once, overlap_key, read_lines, read_record, write_lines, write_record, write_text
 from harness.tracking.base import NullTracker, Tracker
 from harness.tracking.mlflow_tracker import open_tracker
@@ -70,6 +70,8 @@ def run_cell(folder: CellFolder) -> int:
         if folder.result.exists() and read_record(folder.result, CellResult).status == "finished":
             # Its launcher took the old ones away, so another worker was here meanwhile.
             return FINISHED
+        # What an earlier start left would pass for what becomes of this one.
+        folder.result.unlink(missing_ok=True)
         return _run(spec, folder)
 
 
@@ -90,7 +92,9 @@ def _run(spec: CellSpec, folder: CellFolder) -> int:
         logger.error("%s failed while %s: %s", spec.cell.name, stage.name, result.error)
         return FAILED
     tracker.close("FINISHED")
-    tidy(folder, spec.keep)
+    if not result.suite_errors:
+        # What couldn't be asked is asked by the next `harness run`.
+        tidy(folder, spec.keep)
     return FINISHED
 
 
@@ -110,7 +114,7 @@ def _record_end(folder: CellFolder, tracker: Tracker | None, result: CellResult)
 def _assist(spec: CellSpec, folder: CellFolder) -> int:
     """Another process of a cell that several train together: the first one records and evaluates."""
     logging.getLogger().setLevel(logging.ERROR)
-    if spec.cell.seed is not None and not (folder.path / "train.json").exists():
+    if spec.cell.seed is not None and needs_training(folder):
         train(spec.cell, folder, NullTracker(), _splits(spec, folder), keep=spec.keep)
     return FINISHED
 
@@ -143,6 +147,7 @@ def _work(spec: CellSpec, folder: CellFolder, tracker: Tracker, stage: _Stage) -
         trained = folder.once("train", TrainResult, lambda: train(spec.cell, folder, tracker, splits, keep=spec.keep))
         if is_new:
             tracker.log_train(trained, folder.path)
+        stop_if_asked()
     stage.enter("evaluating")
     suites, errors = _evaluate_all(spec, folder, tracker, splits, trained)
     if trained is not None:

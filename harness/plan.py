@@ -24,7 +24,7 @@ from harness.models.load import load_tokenizer, model_fingerprint
 from harness.models.templates import template_key
 from harness.predicted import check_rows, predicted_rows
 from harness.predictions import load_predictions
-from harness.records import CellResult, Example
+from harness.records import CellResult, Example, TrainResult
 from harness.resources import digest, file_digest
 from harness.store import ExperimentFolder, experiment_folder, read_record
 from harness.suite import chosen_scorers, load_suite, suite_examples
@@ -255,6 +255,26 @@ def is_evaluated(made: Plan, cell: Cell) -> bool:
         return False
     result = read_record(path, CellResult)
     return result.status == "finished" and {(s.suite, s.digest) for s in result.suites} == _suite_digests(made, cell)
+
+
+def check_weights(made: Plan, todo: Sequence[Cell]) -> None:
+    """Raises: ConfigError: something new is asked of trained cells whose weights the policy for checkpoints has deleted."""
+    gone = [cell.name for cell in todo if _lacks_weights(made, cell)]
+    if gone:
+        raise ConfigError(
+            f"{gone[0]}{f' and {len(gone) - 1} more' if len(gone) > 1 else ''}: the weights were deleted once the cell was evaluated "
+            "(checkpoints.keep: none), so no other suite can be asked of it; undo the change of evals, or delete the cell's folder to train it again"
+        )
+
+
+def _lacks_weights(made: Plan, cell: Cell) -> bool:
+    folder = made.folder.cell(cell.id)
+    record = folder.path / "train.json"
+    if cell.seed is None or not (folder.result.exists() and record.exists()):
+        return False
+    if (folder.path / read_record(record, TrainResult).evaluated_checkpoint).is_dir():
+        return False
+    return not all(folder.suite_result(*suite).exists() for suite in _suite_digests(made, cell))
 
 
 def _suite_digests(made: Plan, cell: Cell) -> set[tuple[str, str]]:

@@ -57,14 +57,15 @@ def is_stop_asked() -> bool:
 
 @contextmanager
 def stopping_after_step() -> Iterator[None]:
-    """Defers the first signal as long as this lasts, for a caller that asks `is_stop_asked`; raises Stopped at its end.
-
-    Raises: Stopped: a signal came meanwhile.
-    """
+    """Defers the first signal as long as this lasts, for a caller that asks `is_stop_asked`; follow it with `stop_if_asked`."""
     _Request.is_deferred = True
     try:
         yield
     finally:
         _Request.is_deferred = False
+
+
+def stop_if_asked() -> None:
+    """Raises: Stopped: a signal came while it was deferred."""
     if _Request.signum is not None:
         raise Stopped(_Request.signum)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from harness.config import tracking_uri
 from harness.errors import ConfigError
 from harness.experiment import deliver_rest, finish
+from harness.locks import only_run
 from harness.plan import Plan
 from harness.recorded import recorded_plan
 from harness.records import Record
@@ -44,11 +45,12 @@ def _sync(made: Plan) -> Synced | None:
     if not waiting and not is_untold:
         return None
     connection.connect(tracking_uri(made.config.tracking), made.config.name)
-    rest = deliver_rest(made)
-    unfinished = tuple(row.name for row in rows if not made.folder.cell(row.id).result.exists())
-    if not unfinished:
-        # Those who look at a run want to see its place in the ranking too.
-        finish(made)
+    with only_run(made.folder):
+        rest = deliver_rest(made)
+        unfinished = tuple(row.name for row in rows if not made.folder.cell(row.id).result.exists())
+        if not unfinished:
+            # Those who look at a run want to see its place in the ranking too.
+            finish(made)
     is_told = not made.folder.undelivered.exists()
     return Synced(
         experiment=made.config.name,

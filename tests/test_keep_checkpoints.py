@@ -234,10 +234,10 @@ def test_another_suite_can_not_be_asked_without_weights(
     shutil.copytree(weightless, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     code, said = harness("evaluate", "kept.yaml", "--set", "evals=[{suite: held_out, limit: 3, max_new_tokens: 4}]")
-    assert code == 1
-    cell = read_record(the_cell(tmp_path / "work").result, CellResult)
-    assert cell.status == "failed"
-    assert cell.error.endswith("run again with keep: best+last"), said
+    assert code == 2
+    assert "no other suite can be asked of it" in said
+    # What was known before is known still.
+    assert read_record(the_cell(tmp_path / "work").result, CellResult).status == "finished"
 
 
 def test_checkpoint_that_broke_after_training_is_trained_again_from_the_one_before(

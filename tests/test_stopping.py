@@ -12,7 +12,7 @@ import pytest
 PRELUDE = """
 import os, signal, sys, time
 from harness import stopping
-from harness.stopping import catch_stop_signals, is_stop_asked, stopping_after_step
+from harness.stopping import catch_stop_signals, is_stop_asked, stop_if_asked, stopping_after_step
 catch_stop_signals()
 def say(text): print(text, flush=True)
 """
@@ -41,6 +41,7 @@ def test_in_training_the_step_goes_on_and_the_process_ends_after_it() -> None:
             say('ready')
             while not is_stop_asked(): time.sleep(0.01)
             say('saved')
+        stop_if_asked()
         say('never')
     """)
     assert line(process) == "ready"

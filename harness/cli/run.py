@@ -34,8 +34,10 @@ def command(
 
     Example: harness run quickstart --confirm
     """
-    # `kill` and `timeout` then stop the workers too, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
+    # `kill`, `timeout` and a closed terminal then stop the workers too, as Ctrl-C does; under `nohup` the last doesn't.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda signum, _: sys.exit(128 + signum))
     made = plan_experiment(experiment, overrides)
     if dry_run:
         print_plan(made, as_json=True)

@@ -5,6 +5,7 @@ import ctypes
 import logging
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import socket
@@ -30,6 +31,9 @@ POLL_SECONDS = 0.5
 STOP_SECONDS = 40.0
 LIBRARIES = ("harness.pipeline",)
 PR_SET_PDEATHSIG = 1
+GROUP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+# torch's elastic agent kills its processes 30 seconds after SIGTERM, in the midst of saving a large checkpoint.
+PATIENT_AGENT = ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")
 
 
 class LocalLauncher:
@@ -63,7 +67,7 @@ class LocalLauncher:
                     process = context.Process(
                         target=_work, args=(packs[index], device, dict(environment)), name=f"pack-{index}"
                     )
-                    with _thread_limit():
+                    with _thread_limit(), _signals_held_back():
                         process.start()
                     running[process.sentinel] = (index, device, process)
                     yield PackState(index, None)
@@ -98,6 +102,21 @@ def slots(workers: int | None, processes: int = 1) -> tuple[list[str], int]:
     # One thread a process: two processes with several threads each slow one another down many times.
     count = workers or max(1, cores // processes)
     return [""] * count, max(1, cores // (count * processes))
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """For the fork server, which inherits it: killed with the group (`timeout`, a closed terminal), it would take its workers for ended.
+
+    A worker lets them through once it can answer them.
+    """
+    # It would be started meanwhile, and lets them through.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -148,12 +167,16 @@ def _work(pack: PackJob, device: str, environment: dict[str, str]) -> None:
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A closed terminal is the business of `harness run`.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     catch_stop_signals()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     _end_with_parent()
     redact_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     warnings.simplefilter("ignore")
     if pack.processes > 1:
+        os.environ.setdefault(*PATIENT_AGENT)
         os.execv(sys.executable, together(pack))
     run_pack = _pack_runner()
     sys.exit(run_pack(pack.folders))

@@ -91,6 +91,9 @@ def _place() -> str:
 
 
 def _run_here(job: PackJob, working_folder: Path, environment: Mapping[str, str]) -> int:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("a", encoding="utf-8") as file:
+        print(f"Ray task on {_place()}", file=file)
     worker = [sys.executable, "-m", "harness", "run-pack", *map(str, job.folders)]
     is_several = job.processes > 1
     return _wait_for(together(job) if is_several else worker, job.log, working_folder, environment, gently=is_several)
@@ -127,9 +130,7 @@ def _wait_for(command: Sequence[str], log: Path, cwd: Path, environment: Mapping
     """
     dying = signal.SIGTERM if gently else signal.SIGKILL
     tied = [sys.executable, "-S", "-c", TIED, str(int(dying)), str(os.getpid()), *command]
-    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        print(f"Ray task on {_place()}", file=file, flush=True)
         worker = subprocess.Popen(
             tied, cwd=cwd, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
         )  # fmt: skip

@@ -32,7 +32,7 @@ STOPPED = SIGNALLED + signal.SIGTERM
 ENDS = {
     "CANCELLED": (STOPPED, "cancelled (scancel)"),
     "PREEMPTED": (STOPPED, "preempted, on a partition that doesn't start jobs again"),
-    "TIMEOUT": (STOPPED, "its time ended before it had saved; raise launch.time or launch.signal_delay_s"),
+    "TIMEOUT": (-signal.SIGKILL, "its time ended before it had saved; raise launch.signal_delay_s"),
     "DEADLINE": (STOPPED, "its deadline came"),
     "OUT_OF_MEMORY": (-signal.SIGKILL, "out of memory (Slurm); raise launch.mem"),
     "NODE_FAIL": (-signal.SIGKILL, "its node failed"),
@@ -91,13 +91,18 @@ class SlurmLauncher:
         try:
             with _outside_of_jobs():
                 jobs = executor.submit_array(tasks)
-        except (FailedJobError, FailedSubmissionError) as error:
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
             reason = (str(error).strip().splitlines() or ["no reason given"])[-1]
             raise LaunchError(f"sbatch refused the jobs: {reason}; check the section launch:") from error
         ids = [str(job.job_id) for job in jobs]
-        for pack, job in zip(packs, ids, strict=True):
-            for folder in pack.folders:
-                write_text(CellFolder(folder).slurm_job, job)
+        try:
+            for pack, job in zip(packs, ids, strict=True):
+                for folder in pack.folders:
+                    write_text(CellFolder(folder).slurm_job, job)
+        except BaseException:
+            # Nobody would know of them.
+            cancel(ids)
+            raise
         return ids
 
     def _follow(self, jobs: dict[int, str]) -> Iterator[PackState]:
@@ -169,7 +174,8 @@ class SlurmLauncher:
             return
         for job in alive:
             # A signal doesn't reach one that is still starting.
-            stop_file(self._folder, job).touch()
+            with contextlib.suppress(OSError):
+                stop_file(self._folder, job).touch()
         cancel(alive, "--state=PENDING")
         # Plain scancel would kill them after the cluster's KillWait, often 30 seconds.
         cancel(alive, "--signal=TERM")

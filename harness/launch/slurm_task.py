@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.launch.base import SIGNALLED, PackJob
-from harness.launch.local import together
+from harness.launch.local import PATIENT_AGENT, together
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -47,12 +47,14 @@ class PackTask:
             # Slurm sends SIGUSR2 to every process of the job; it is for this one, and would kill the worker.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
             self._worker = subprocess.Popen(
-                _worker_command(self.pack), cwd=self.working_folder, env=os.environ | self.environment,
+                _worker_command(self.pack), cwd=self.working_folder, env={**dict([PATIENT_AGENT]), **os.environ, **self.environment},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
             exit_code = self._worker.wait()
-        if exit_code == SIGNALLED + signal.SIGTERM and _is_preempted():
+        # `accelerate launch` has one exit code for everything.
+        was_told = exit_code == SIGNALLED + signal.SIGTERM or (self.pack.processes > 1 and exit_code != 0)
+        if was_told and _is_preempted():
             # Where that is refused, Slurm has begun to do it. No result is left: that of the next start counts.
             subprocess.run(["scontrol", "requeue", _job_id()], check=False, timeout=SCONTROL_SECONDS)
             sys.exit(exit_code)

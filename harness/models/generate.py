@@ -56,7 +56,7 @@ def _halving(work: Callable[[Sequence[int]], list[T]], indices: Sequence[int]) -
         if not is_out_of_memory(error):
             raise
         if len(indices) == 1:
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(
                 f"out of memory with a single row ({reason}); lower max_new_tokens of the suite or training.max_length, or quantize "
                 "the base"

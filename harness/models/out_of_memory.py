@@ -29,3 +29,5 @@ def clear_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        # Else what didn't fit would be reported as the peak of what did.
+        torch.cuda.reset_peak_memory_stats()

@@ -1,7 +1,11 @@
 """A SQLite store that doesn't exist yet, made whole or not at all."""
 
 import os
+import time
+import uuid
 from pathlib import Path
+
+STALE_SECONDS = 3600.0
 
 
 def make_whole(uri: str) -> None:
@@ -23,7 +27,11 @@ def make_whole(uri: str) -> None:
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    for old in path.parent.glob(f".{path.name}.*.part"):
+        if time.time() - old.stat().st_mtime > STALE_SECONDS:
+            old.unlink(missing_ok=True)
+    # Not the process's number: in containers that is always the same, and half a store must not be gone on with.
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     engine = create_sqlalchemy_engine_with_retry(url.set(database=str(part)).render_as_string(hide_password=False))
     try:
         _initialize_tables(engine)

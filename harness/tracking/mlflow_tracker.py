@@ -1,6 +1,7 @@
 """The MLflow run of one cell or reference."""
 
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from harness.cell_checks import CellCheck
 from harness.comparability import BATCH_AFTER_OUT_OF_MEMORY
+from harness.errors import StoreError
 from harness.grid import CellSpec
 from harness.records import CellResult, Generation, SplitSummary, SuiteResult, TracePoint, TrainResult
 from harness.secrets import redacted_settings
@@ -24,6 +26,8 @@ from harness.tracking.system_metrics import SystemMetrics, send_again
 from harness.tracking.traces import failing_answers, log_traces
 from harness.tracking.undelivered import note_undelivered
 from harness.tracking.writer import UNSAFE_NAME, MetricLink, MetricWriter
+
+logger = logging.getLogger(__name__)
 
 MAX_PARAM_LENGTH = 6000
 MAX_BATCH = 100
@@ -49,7 +53,7 @@ class MlflowTracker:
         self._writer = MetricWriter(self._client, self.run_id, is_new=is_new)
         # Before all others: they head the list of params.
         self._log_swept()
-        self._monitor = SystemMetrics(folder.path, self._writer) if spec.system_metrics else None
+        self._monitor = self._watch_machine() if spec.system_metrics else None
 
     def _open(self, spec: CellSpec, folder: CellFolder, experiment_id: str) -> str:
         if folder.run_id.exists() and run_exists(folder.run_id.read_text().strip()):
@@ -74,6 +78,14 @@ class MlflowTracker:
         write_text(folder.run_id, run_id)
         return run_id
 
+    def _watch_machine(self) -> SystemMetrics | None:
+        """Measures CPU, GPU and memory from here on; a spoilt file of what was measured before must not cost the run."""
+        try:
+            return SystemMetrics(self._folder.path, self._writer)
+        except (StoreError, OSError) as error:
+            logger.warning("system metrics are not measured: %s", error)
+            return None
+
     def _deliver(self, what: str, call: Callable[[], object]) -> None:
         if not deliver(what, call):
             self._missed.append(what)
@@ -82,7 +94,10 @@ class MlflowTracker:
         self._missed.clear()
         self.owes = False
         self._log_swept()
-        send_again(self._folder.path, self._writer)
+        try:
+            send_again(self._folder.path, self._writer)
+        except (StoreError, OSError) as error:
+            logger.warning("system metrics are not sent: %s", error)
 
     def _log_swept(self) -> None:
         swept = self._spec.cell.overrides
@@ -155,6 +170,9 @@ class MlflowTracker:
             self._deliver("checkpoints", partial(self._log_checkpoint, kind, folder / relative, result))
 
     def _log_checkpoint(self, kind: str, path: Path, result: TrainResult) -> None:
+        if not path.is_dir():
+            # Another policy has deleted it meanwhile.
+            return
         model_id = log_checkpoint(self.run_id, self._experiment_id, self._spec, result, kind, path)
         loss = result.best_eval_loss if kind == "best" else result.eval_loss
         validation = result.splits.get("validation")

@@ -31,7 +31,9 @@ class TraceCallback(TrainerCallback):
         """Starts the clock, and says how many steps there are: with packing that is known only now."""
         self._started = time.monotonic()
         if state.global_step > 0:
-            self._last_tokens = (state.num_input_tokens_seen, self._seconds_before)
+            counted = args.include_num_input_tokens_seen == "no"
+            tokens = state.num_input_tokens_seen if counted else logged_tokens(state)
+            self._last_tokens = (tokens, self._seconds_before)
         if state.is_world_process_zero:
             write_text(self._state_path, json.dumps({"stage": "training", "planned_steps": state.max_steps}))
 
@@ -90,14 +92,35 @@ class EvaluateAtEnd(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """Saves and stops after the step in which the process was told to stop."""
 
+    has_stopped = False
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """The first of several processes decides: all must stop at the same step. An evaluation that is due takes place."""
-        if first_process_says(is_stop_asked(), args.device):
-            control.should_save = True
+        if first_process_says(is_stop_asked(), args.device) and not control.should_training_stop:
+            self.has_stopped = True
+            # There an evaluation and a save of the epoch's own follow.
+            control.should_save = not (_is_epoch_end(state) and args.save_strategy == "epoch")
             control.should_training_stop = True
         return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """The trainer takes the end of training for the end of an epoch."""
+        if self.has_stopped and not _is_epoch_end(state):
+            control.should_evaluate = control.should_save = False
+        return control
+
+
+def logged_tokens(state: TrainerState) -> int:
+    """How many tokens a training had seen when it was last logged."""
+    return next((int(entry["num_tokens"]) for entry in reversed(state.log_history) if "num_tokens" in entry), 0)
+
+
+def _is_epoch_end(state: TrainerState) -> bool:
+    return float(state.epoch or 0.0).is_integer()
 
 
 def _is_number(value: object) -> bool:

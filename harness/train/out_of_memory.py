@@ -61,6 +61,8 @@ def recall_retries(config: RunConfig, folder: CellFolder, *, is_resumed: bool) -
     stated = BatchSplit(rows=rows, times=times)
     if is_resumed and folder.retries.exists():
         return read_record(folder.retries, Retries)
+    if process_rank() == 0:
+        folder.retries.unlink(missing_ok=True)
     return Retries(stated=stated, now=stated)
 
 
@@ -72,6 +74,11 @@ def retry_smaller(config: RunConfig, folder: CellFolder, retries: Retries, reaso
     smaller = retries.now.smaller
     if num_processes() > 1:
         raise TrainError(_several_processes(retries.now, reason))
+    if config.training.get("dataloader_drop_last"):
+        raise TrainError(
+            f"out of memory with {retries.now.rows} rows at a time ({reason}); with dataloader_drop_last a smaller batch has other steps: "
+            f"lower {ROWS} and raise {TIMES} yourself, or drop that setting"
+        )
     if smaller is None:
         raise TrainError(f"out of memory with one row at a time: {does_not_fit(config, reason)}")
     logger.warning(

@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from trl import SFTConfig
 
 from harness.checkpoint_config import Keep
-from harness.checkpoints import STATE, checkpoint_step, last_whole, saved_checkpoints, set_aside, what_is_wrong
+from harness.checkpoints import BROKEN, STATE, checkpoint_step, last_whole, saved_checkpoints, set_aside, what_is_wrong
 from harness.config import RunConfig, num_processes, process_rank
 from harness.data.splits import Splits
 from harness.data.tokenize import as_columns
@@ -25,7 +25,7 @@ from harness.models.load import LoadedModel, load_base
 from harness.models.out_of_memory import clear_memory, is_out_of_memory
 from harness.models.verify import documents_stay_apart
 from harness.records import Probe, TracePoint, TrainResult, finite_or_name
-from harness.stopping import stopping_after_step
+from harness.stopping import stop_if_asked, stopping_after_step
 from harness.store import CellFolder, read_lines, write_lines
 from harness.tracking.base import Tracker
 from harness.train.arguments import evaluation_interval, lora_config, sft_arguments
@@ -51,6 +51,7 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits, *, k
     Raises: TrainError: settings that can't work, a loss that is not finite, or no memory for a single row.
     """
     retries: Retries | None = None
+    unloadable: Path | None = None
     while True:
         checkpoint = last_whole(folder, partial(_what_is_wrong, cell.config), may_rename=process_rank() == 0)
         retries = retries or recall_retries(cell.config, folder, is_resumed=checkpoint is not None)
@@ -60,6 +61,11 @@ def train(cell: Cell, folder: CellFolder, tracker: Tracker, splits: Splits, *, k
         except BrokenCheckpointError as error:
             if checkpoint is None or num_processes() > 1:
                 raise
+            if unloadable is not None:
+                # It isn't the files: another version of a library, a driver. They are good again once that is mended.
+                unloadable.with_name(f"{BROKEN}{unloadable.name}").rename(unloadable)
+                raise
+            unloadable = checkpoint
             set_aside(checkpoint, str(error))
         except Exception as error:
             if not is_out_of_memory(error):
@@ -104,6 +110,8 @@ def _train(
     with stopping_after_step(), boundary(TrainError, "training"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    if any(isinstance(item, StopOnSignal) and item.has_stopped for item in callbacks):
+        stop_if_asked()
     _record_spikes(trainer, rows, folder, settings)
     return _result(trainer, config, rows, folder, settings, seconds_before + time.monotonic() - started)
 
@@ -176,7 +184,11 @@ def _what_is_wrong(config: RunConfig, checkpoint: Path) -> str:
         return "it holds no optimizer's state"
     try:
         TrainerState.load_from_json(str(checkpoint / STATE))
-    except (TypeError, ValueError, AttributeError) as error:
+    except TypeError as error:
+        raise TrainError(
+            f"{checkpoint} was written by another version of transformers ({error}); install that one, or delete the cell's folder"
+        ) from error
+    except (ValueError, AttributeError) as error:
         return f"{STATE}: {error}"
     return ""
 

@@ -1,5 +1,6 @@
 """TRL's SFTTrainer with an evaluation that keeps the NLL of every row."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ from harness.models.out_of_memory import is_out_of_memory
 from harness.records import Probe, ProbeSplit, finite_or_name
 from harness.store import append_lines
 from harness.train.batches import BatchNotes
+from harness.train.callbacks import logged_tokens
 from harness.train.rows import TrainingRows
+
+logger = logging.getLogger(__name__)
 
 
 class BrokenCheckpointError(TrainError):
@@ -56,8 +60,12 @@ class ProbingTrainer(SFTTrainer):
             super()._load_optimizer_and_scheduler(*args, **kwargs)
 
     def _load_rng_state(self, *args: Any, **kwargs: Any) -> None:
-        with _loading("random number generators' state"):
+        try:
             super()._load_rng_state(*args, **kwargs)
+        except (
+            Exception
+        ) as error:  # whatever pickle and torch raise; weights and optimizer are worth more than equal dropout
+            logger.warning("the random numbers of the checkpoint can't be restored (%s); dropout draws others", error)
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Notes which rows the step is taken on."""
@@ -65,6 +73,8 @@ class ProbingTrainer(SFTTrainer):
             self.notes.note(self.state.global_step + 1, inputs)
         # Else the trainer itself counts there, and otherwise.
         keeps_count = self.args.include_num_input_tokens_seen == "no"
+        if not keeps_count and not self._total_train_tokens:
+            self._total_train_tokens = logged_tokens(self.state)
         if keeps_count:
             # TRL counts from zero after a resume; of what counts, a checkpoint keeps the trainer's state alone.
             self._total_train_tokens = max(self._total_train_tokens, int(self.state.num_input_tokens_seen))
