@@ -12,6 +12,8 @@ TIMES = ("tokens_per_second", "eval_runtime", "train_seconds", "peak_memory_gib"
 TOTALS = ("train_seconds", "peak_memory_gib")
 # Where a run is kept and how long it took is no part of a ranking.
 NOT_RANKED = ("mlflow_run_ids", "mlflow_run_id", "seconds", "train_seconds")
+# Rows that can't be told apart are ordered by what they cost, which is a time; their rank intervals are compared.
+OF_TIES = ("rank", "difference_to_best")
 # Of an attempt that failed, or of the folder that it ran in.
 OF_ATTEMPTS = ("traceback.txt",)
 TRUE_STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
@@ -199,8 +201,14 @@ def _repeated_points(curves: Mapping[str, Sequence[tuple[int, Number]]]) -> Iter
 
 def ranked(ranking: Any) -> Any:
     """A ranking without what differs between two runs of one experiment."""
+    if isinstance(ranking, dict) and "rank_interval" in ranking:
+        return {key: ranked(value) for key, value in ranking.items() if key not in (*NOT_RANKED, *OF_TIES)}
     if isinstance(ranking, dict):
-        return {key: ranked(value) for key, value in ranking.items() if key not in NOT_RANKED}
+        return {
+            key: {row["cell"]: ranked(row) for row in value} if key == "rows" else ranked(value)
+            for key, value in ranking.items()
+            if key not in NOT_RANKED
+        }
     return [ranked(item) for item in ranking] if isinstance(ranking, list) else ranking
 
 

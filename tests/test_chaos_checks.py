@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import chaos
 from benchmarks.chaos_cases import parent_cases, report_cases, store_cases, worker_cases
-from benchmarks.chaos_checks import Damage, damage, untrue
+from benchmarks.chaos_checks import Damage, damage, differences, ranked, untrue
 from benchmarks.chaos_matrix import Campaign
 from benchmarks.chaos_page import page
 from benchmarks.chaos_snapshot import CellState, Run, Snapshot, read_snapshot
@@ -27,7 +27,18 @@ RUN = Run(
     params=frozenset({"training.seed"}), files=frozenset({"findings.json"}), models=("last",), datasets=("d1", "d2"), traces=2,
 )  # fmt: skip
 PARENT = Run("r0", "x (report)", "experiment", "", "FINISHED", files=frozenset({"report.html"}))
-RANKING = {"rows": [{"name": "one", "rank": 1, "mlflow_run_ids": ["r1"], "metrics": {"nll": {"value": 0.5}}}]}
+RANKING = {
+    "rows": [
+        {
+            "cell": "c1",
+            "name": "one",
+            "rank": 1,
+            "rank_interval": [1, 1],
+            "mlflow_run_ids": ["r1"],
+            "metrics": {"nll": {"value": 0.5}},
+        }
+    ]
+}
 WHOLE = Snapshot({"c1": CELL}, (PARENT, RUN), RANKING)
 
 
@@ -70,7 +81,7 @@ def test_other_ids_and_times_are_no_damage() -> None:
         (run(datasets=("d1",)), "one: MLflow: 1 datasets"),
         (run(traces=1), "one: MLflow: 1 traces"),
         (dataclasses.replace(WHOLE, ranking={}), "ranking: rows is None and was"),
-        (dataclasses.replace(WHOLE, ranking=json.loads(json.dumps(RANKING).replace("0.5", "0.6"))), "ranking: rows[0].metrics.nll.value is 0.6 and was 0.5"),
+        (dataclasses.replace(WHOLE, ranking=json.loads(json.dumps(RANKING).replace("0.5", "0.6"))), "ranking: rows.c1.metrics.nll.value is 0.6 and was 0.5"),
     ],
 )  # fmt: skip
 def test_what_is_gone_or_differs_is_lost(found: Snapshot, said: str) -> None:
@@ -215,3 +226,13 @@ def _connected(port: int) -> socket.socket:
         except ConnectionRefusedError:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def test_rows_that_cost_orders_may_change_places_and_nothing_else() -> None:
+    two = {"rows": [{"cell": cell, "rank": rank, "rank_interval": [1, 2], "n": 5} for rank, cell in enumerate("ab", 1)]}
+    swapped = {
+        "rows": [{"cell": cell, "rank": rank, "rank_interval": [1, 2], "n": 5} for rank, cell in enumerate("ba", 1)]
+    }
+    assert list(differences(ranked(two), ranked(swapped))) == []
+    swapped["rows"][0]["rank_interval"] = [1, 1]
+    assert list(differences(ranked(two), ranked(swapped))) != []

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from harness.checkpoints import last_whole, saved_checkpoints, set_aside, tidy, what_is_wrong
 from harness.cli.main import main
 from harness.data.splits import load_splits
+from harness.errors import TrainError
 from harness.grid import Cell
 from harness.pipeline import run_pack
 from harness.plan import plan_experiment
@@ -132,10 +133,12 @@ def test_whole_checkpoint_has_nothing_wrong(cut: CellFolder) -> None:
     assert [what_is_wrong(path) for path in saved_checkpoints(cut)] == ["", ""]
 
 
-def test_of_broken_checkpoints_the_newest_stays(cut: CellFolder) -> None:
+def test_broken_checkpoints_stay_until_the_cell_is_done(cut: CellFolder) -> None:
     for path in saved_checkpoints(cut):
         set_aside(path, "for a test")
-    assert names(cut) == ["broken-checkpoint-4"]
+    assert names(cut) == ["broken-checkpoint-2", "broken-checkpoint-4"]
+    tidy(cut, "best+last")
+    assert names(cut) == []
 
 
 @pytest.mark.parametrize(
@@ -145,9 +148,9 @@ def test_of_broken_checkpoints_the_newest_stays(cut: CellFolder) -> None:
         lambda c: (c / "optimizer.pt").unlink(),
         # Nothing to be seen from outside: it fails when it is loaded.
         lambda c: shutil.copy(c / "scheduler.pt", c / "optimizer.pt"),
-        lambda c: (c / "trainer_state.json").write_text('{"global_step": 4, "surprise": 1}'),
+        lambda c: (c / "trainer_state.json").write_text('{"global_step": 4'),
     ],
-    ids=["weights", "no optimizer", "loads as something else", "strange state"],
+    ids=["weights", "no optimizer", "loads as something else", "half a state"],
 )
 def test_training_goes_on_from_the_one_before_with_the_same_curve(
     cut: CellFolder, harm: Callable[[Path], object]
@@ -158,6 +161,26 @@ def test_training_goes_on_from_the_one_before_with_the_same_curve(
     whole = losses(CellFolder(cut.path.parent / "whole"))
     assert losses(cut) == pytest.approx(whole, abs=1e-6)
     assert result.checkpoints["last"] == "checkpoints/checkpoint-6"
+
+
+def test_checkpoints_are_not_to_blame_for_another_version_of_transformers(cut: CellFolder) -> None:
+    before = names(cut)
+    for path in saved_checkpoints(cut):
+        step = path.name.rpartition("-")[2]
+        (path / "trainer_state.json").write_text(f'{{"global_step": {step}, "surprise": 1}}')
+    with pytest.raises(TrainError, match="another version of transformers"):
+        trained(plan_experiment("kept.yaml").cells[0], cut)
+    assert names(cut) == before
+
+
+def test_two_that_cannot_be_loaded_are_given_back(cut: CellFolder) -> None:
+    """Nothing is seen from outside, and it can't be both files: a library, a driver, memory of another kind."""
+    before = names(cut)
+    for path in saved_checkpoints(cut):
+        shutil.copy(path / "scheduler.pt", path / "optimizer.pt")
+    with pytest.raises(TrainError, match="can't be loaded"):
+        trained(plan_experiment("kept.yaml").cells[0], cut)
+    assert names(cut) == before
 
 
 def test_all_keeps_every_checkpoint_and_the_policy_is_no_part_of_a_cell(interrupted: Path, monkeypatch: Any) -> None:
