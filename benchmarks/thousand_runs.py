@@ -53,7 +53,9 @@ def measured(label: str, command: list[str], folder: Path) -> Cost:
     if process.returncode:
         sys.exit(f"harness {' '.join(command)} failed: {(folder / 'output.txt').read_text()[-2000:]}")
     processor = after.children_user + after.children_system - before.children_user - before.children_system
-    return Cost(label, elapsed, processor, most)
+    found = Cost(label, elapsed, processor, most)
+    print(found, file=sys.stderr, flush=True)
+    return found
 
 
 def family(pid: int) -> Iterator[int]:

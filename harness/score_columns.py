@@ -81,6 +81,11 @@ class ScoreColumns(Sequence[Score]):
         number = self.asked.metrics.index(metric) if metric in self.asked.metrics else -1
         return np.flatnonzero((self.asked.metric == number) & ~np.isnan(self.value))
 
+    def failed(self) -> Iterator[tuple[str, str]]:
+        """Example and kind of every failure."""
+        for place in np.flatnonzero(self.failure):
+            yield self.asked.ids[self.asked.example[place]], self.failures[self.failure[place]]
+
     def fingerprint(self) -> str:
         """Digest of the content."""
         found = hashlib.sha256(repr((self.asked.ids, self.asked.metrics, self.failures)).encode())
@@ -103,6 +108,14 @@ def scored(suite: SuiteResult, metric: str) -> list[Score]:
     if isinstance(scores, ScoreColumns):
         return scores.scored(metric)
     return [score for score in scores if score.metric == metric and score.value is not None]
+
+
+def failures_of(suite: SuiteResult) -> Iterator[tuple[str, str]]:
+    """Example and kind of every failure in a suite."""
+    scores: Sequence[Score] = suite.scores
+    if isinstance(scores, ScoreColumns):
+        return scores.failed()
+    return ((score.example_id, score.failure) for score in scores if score.failure)
 
 
 def compact(result: CellResult) -> CellResult:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from harness.gates import per_example, sign_of
 from harness.records import CellResult, Example, Generation, SuiteResult
 from harness.reports.visible import cut, cut_front, visible
+from harness.score_columns import failures_of
 from harness.store import ExperimentFolder, read_lines
 
 MAX_EXAMPLES = 40
@@ -192,9 +193,9 @@ def _spread(values: Sequence[float]) -> float:
 def _failures(suite: SuiteResult, wanted: Mapping[str, object]) -> dict[str, str]:
     """Example id -> kinds of failure, of all metrics of the suite."""
     kinds: dict[str, dict[str, None]] = {}
-    for score in suite.scores:
-        if score.failure and score.example_id in wanted:
-            kinds.setdefault(score.example_id, {})[score.failure] = None
+    for example, failure in failures_of(suite):
+        if example in wanted:
+            kinds.setdefault(example, {})[failure] = None
     return {example: ", ".join(found) for example, found in kinds.items()}
 
 

@@ -27,6 +27,10 @@ SHARED = re.compile(rf"(?:asked|contamination|trained_answers|data)/{PART}")
 OWN_NAMES = re.compile(rf"(?:experiment|confirm)\.json|(?:cells|imported)/{PART}/(?:generations/)?{PART}")
 
 
+# As pydantic writes it; within a text the quotes would be escaped. Reading a thousand results takes half a minute.
+HAS_NO_RUN = b'"mlflow_run_id":""'
+
+
 def pack(root: Path, files: Sequence[Path], texts: Mapping[Path, str], to: Path) -> str:
     """Writes a zip of files and texts, named as they lie below a folder; returns its digest."""
     named = {str(path.relative_to(root)): path for path in (*files, *texts)}
@@ -57,7 +61,7 @@ def log_experiment(run_id: str, folder: ExperimentFolder, cells: Sequence[str]) 
     files = [path for path in (folder.config, folder.confirmation) if path.exists()]
     imported = [CellFolder(path.parent) for path in folder.imported("x").path.parent.glob("*/result.json")]
     for cell in (*imported, *map(folder.cell, cells)):
-        if not cell.result.exists():
+        if not cell.result.exists() or HAS_NO_RUN not in cell.result.read_bytes():
             continue
         result = read_record(cell.result, CellResult)
         if not result.mlflow_run_id:
