@@ -19,6 +19,7 @@ from harness import experiment
 from harness.cli.main import main
 from harness.errors import ConfigError, StoreError
 from harness.experiment import finish, run_experiment
+from harness.follow import cause_of, record_death
 from harness.grid import Cell, CellSpec
 from harness.plan import Plan, plan_experiment
 from harness.recorded import find_plan, restore, write_plan
@@ -298,10 +299,10 @@ def test_a_worker_that_was_killed_gets_its_records_from_the_parent(shared: Share
     append_lines(folder.trace, [])
     with folder.trace.open("ab") as file:
         file.write('{"step": 21, "values": {"n\u00e9'.encode()[:-1])
-    experiment._record_death(folder, cell, -9)
+    record_death(folder, cell, "failed", cause_of(-9))
     restored = restore("shared", shared.uri)
     assert restored is not None
-    assert "signal 9" in read_record(restored.cell(cell.id).result, CellResult).error
+    assert "SIGKILL" in read_record(restored.cell(cell.id).result, CellResult).error
     assert restored.cell(cell.id).trace.read_bytes() == folder.trace.read_bytes()
 
 
