@@ -34,7 +34,8 @@ from harness.collect import Collected, collect
 from harness.diagnose.cell import CHECKS
 from harness.experiment import Progress, run_experiment
 from harness.plan import Plan, plan_experiment
-from harness.records import CellResult, Finding, TracePoint, untouched_bases
+from harness.records import CellResult, Finding, TracePoint
+from harness.results import untouched_bases
 from harness.store import read_lines
 
 DETECTED, FALSE_ALARMS = 0.95, 0.02
