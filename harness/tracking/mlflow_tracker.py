@@ -246,7 +246,7 @@ class MlflowTracker:
             self._missed.append("metrics")
         self._deliver("status", lambda: self._client.set_terminated(self.run_id, status, when))
         if self._missed or self.owes:
-            note_undelivered(self._folder, self._missed, status)
+            note_undelivered(self._folder, self._missed)
         else:
             self._folder.undelivered.unlink(missing_ok=True)
 

@@ -6,7 +6,6 @@ from harness.errors import StoreError
 from harness.records import Record
 from harness.secrets import without_password
 from harness.store import CellFolder, read_record, write_record
-from harness.tracking.base import RunStatus
 from harness.tracking.connection import current_uri
 
 
@@ -16,14 +15,12 @@ class Undelivered(Record):
     what: tuple[str, ...]
     store: str
     """Without any password."""
-    status: RunStatus | None = None
-    """How the cell ended; None where its process didn't live to say it."""
 
 
-def note_undelivered(folder: CellFolder, what: Sequence[str], status: RunStatus | None = None) -> None:
+def note_undelivered(folder: CellFolder, what: Sequence[str]) -> None:
     """Writes the note of a cell or reference."""
     missed = tuple(dict.fromkeys(what)) or ("what an earlier process left out",)
-    write_record(folder.undelivered, Undelivered(what=missed, store=without_password(current_uri()), status=status))
+    write_record(folder.undelivered, Undelivered(what=missed, store=without_password(current_uri())))
 
 
 def read_undelivered(folder: CellFolder) -> Undelivered | None:
