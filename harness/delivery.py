@@ -8,7 +8,7 @@ from harness.cell_files import recorded_training
 from harness.grid import CellSpec
 from harness.records import CellResult, Generation, TracePoint
 from harness.store import CellFolder, read_lines, read_record, write_record
-from harness.tracking.base import STATUS_OF, RunStatus, Tracker
+from harness.tracking.base import STATUS_OF, Tracker
 from harness.tracking.mlflow_tracker import open_tracker
 from harness.tracking.undelivered import read_undelivered
 
@@ -62,9 +62,9 @@ def deliver_cells(folders: Sequence[CellFolder]) -> Delivery:
     delivered, left = [], []
     for place, folder in enumerate(waiting):
         result = read_record(folder.result, CellResult)
+        # Refuses a run of another store.
         read_undelivered(folder)
-        # The record, not the note: that may be of an earlier attempt.
-        _deliver_cell(folder, result, STATUS_OF[result.status])
+        _deliver_cell(folder, result)
         still = read_undelivered(folder)
         if still is None:
             delivered.append(result.name)
@@ -75,7 +75,7 @@ def deliver_cells(folders: Sequence[CellFolder]) -> Delivery:
     return Delivery(tuple(delivered), tuple(left))
 
 
-def _deliver_cell(folder: CellFolder, result: CellResult, status: RunStatus) -> None:
+def _deliver_cell(folder: CellFolder, result: CellResult) -> None:
     # What a machine does while it sends is not what it did while it trained.
     spec = read_record(folder.spec, CellSpec).model_copy(update={"system_metrics": False})
     ended = folder.result.stat().st_mtime
@@ -86,4 +86,4 @@ def _deliver_cell(folder: CellFolder, result: CellResult, status: RunStatus) -> 
             result = result.model_copy(update={"mlflow_run_id": tracker.run_id})
             write_record(folder.result, result)
         conclude(tracker, folder, result)
-        tracker.close(status, ended)
+        tracker.close(STATUS_OF[result.status], ended)
