@@ -250,3 +250,16 @@ def test_slices_of_a_suite_are_in_its_dataset() -> None:
     dataset = suite_input(suite).dataset
     assert json.loads(dataset.profile) == {"num_rows": 2, "clusters": 2, "slices": ["fact", "json"]}
     assert [column["name"] for column in json.loads(dataset.schema)["mlflow_colspec"]] == ["exact_match"]
+
+
+def test_what_a_training_measures_before_its_first_step_is_there_once_and_estimates_change(store: MlflowClient) -> None:
+    """A training that was killed before its first checkpoint measures it again, in another time."""
+    from harness.tracking.writer import MetricWriter
+
+    run = store.create_run(store.create_experiment("again")).info.run_id
+    for values in ({"eval_runtime": 1.0, "held_out.nll": 0.5}, {"eval_runtime": 2.0, "held_out.nll": 0.4}):
+        writer = MetricWriter(store, run, is_new=False)
+        writer.put(values, 0)
+        assert writer.close() == 0
+    assert [point.value for point in store.get_metric_history(run, "eval_runtime")] == [1.0]
+    assert store.get_run(run).data.metrics["held_out.nll"] == 0.4

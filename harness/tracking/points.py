@@ -49,7 +49,7 @@ class KnownPoints:
         known = curve.get(metric.step)
         if known is not None and metric.model_id and known.says(metric.value):
             metric = _at(metric, known.timestamp)
-        elif known is not None and not metric.model_id and (metric.step > 0 or known.says(metric.value)):
+        elif known is not None and not metric.model_id and (_is_of_training(metric) or known.says(metric.value)):
             return None
         curve[metric.step] = Point(metric.timestamp, metric.value)
         return metric
@@ -62,6 +62,11 @@ class KnownPoints:
             ordered = sorted(stored, key=lambda metric: metric.timestamp)
             self._curves[key] = {metric.step: Point(metric.timestamp, metric.value) for metric in ordered}
         return self._curves[key]
+
+
+def _is_of_training(metric: "Metric") -> bool:
+    """Whether it is a point of a training's curve; what is measured before the first step is logged at step 0, as estimates are."""
+    return bool(metric.step > 0 or metric.key.startswith(("eval_", "train_probe_")))
 
 
 def _at(metric: "Metric", timestamp: int) -> "Metric":
