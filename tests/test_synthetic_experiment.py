@@ -12,9 +12,7 @@ from harness.plan import plan_experiment
 def test_drawn_records_are_ranked_as_the_model_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     grid = {"training.learning_rate": [3e-5, 3e-4], "adapter.r": [8], "data.limit": [1000]}
-    monkeypatch.setattr(synthetic_records, "GRID", grid)
-    monkeypatch.setattr(synthetic_records, "SEEDS", (0,))
-    synthetic_records.write_experiment(tmp_path)
+    synthetic_records.write_experiment(tmp_path, grid, (0,))
     made = plan_experiment(str(tmp_path / "synthetic.yaml"))
     ranking = rank_experiment(made, collect(made))
     assert [row.name for row in ranking.rows] == [
