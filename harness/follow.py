@@ -19,7 +19,7 @@ from harness.records import CellResult
 from harness.stopping import STOP_SIGNALS
 from harness.store import CellFolder, read_record, write_record
 from harness.tracking import connection, experiment_run, record_files
-from harness.tracking.base import RunStatus
+from harness.tracking.base import STATUS_OF
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Following:
         """
         self._tell()
         taken: list[Cell] = []
-        while todo or taken:
+        while todo:
             again, found = self._round(todo, launcher)
             taken = [*taken, *found] if waits else []
             # One that died here waits for nobody.
@@ -216,5 +216,4 @@ def record_death(folder: CellFolder, cell: Cell, status: Literal["failed", "kill
     write_record(folder.result, result)
     if run_id:
         record_files.log_cell(run_id, folder, result)
-        ended: RunStatus = "KILLED" if status == "killed" else "FAILED"
-        connection.deliver("status", lambda: experiment_run.end_run(run_id, ended, f"worker: {error}"))
+        connection.deliver("status", lambda: experiment_run.end_run(run_id, STATUS_OF[status], f"worker: {error}"))

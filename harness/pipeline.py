@@ -33,7 +33,7 @@ from harness.records import CellResult, Contamination, Generation, Probe, SuiteR
 from harness.respondents import respondent_of
 from harness.stopping import Stopped, stop_if_asked
 from harness.store import CellFolder, once, overlap_key, read_lines, read_record, write_lines, write_record, write_text
-from harness.tracking.base import NullTracker, Tracker
+from harness.tracking.base import STATUS_OF, NullTracker, Tracker
 from harness.tracking.mlflow_tracker import open_tracker
 from harness.train.rows import probe_rows
 from harness.train.sft import train
@@ -108,7 +108,7 @@ def _record_end(folder: CellFolder, tracker: Tracker | None, result: CellResult)
         try:
             conclude(tracker, folder, result)
         finally:
-            tracker.close("KILLED" if result.status == "killed" else "FAILED")
+            tracker.close(STATUS_OF[result.status])
 
 
 def _assist(spec: CellSpec, folder: CellFolder) -> int:
