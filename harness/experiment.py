@@ -29,11 +29,11 @@ from harness.store import (
     experiment_folder,
     read_record,
     write_record,
-    write_text,
 )
 from harness.tracking import connection, experiment_run, outcomes, record_files
 from harness.tracking.base import RunStatus
 from harness.tracking.left_running import close_left, left_running
+from harness.tracking.undelivered import note_untold
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,9 @@ def _ending_truthfully(made: Plan) -> Iterator[None]:
         if made.folder.undelivered.exists():
             is_stop = isinstance(error, KeyboardInterrupt | SystemExit)
             reason = "stopped by a signal" if is_stop else str(error) or type(error).__name__
-            connection.deliver("status", lambda: _end_parent(made, "KILLED" if is_stop else "FAILED", reason))
+            status: RunStatus = "KILLED" if is_stop else "FAILED"
+            note_untold(made.folder, status, reason)
+            connection.deliver("status", lambda: _end_parent(made, status, reason))
         raise
 
 
@@ -148,7 +150,7 @@ def _start(made: Plan, todo: Sequence[Cell], launcher: Launcher, show: Show) -> 
     for left in left_running([experiment_id], None):
         close_left(left)
     parent = experiment_run.open_parent_run(folder, experiment_id, config.name, write_plan(made))
-    write_text(folder.undelivered, parent)
+    note_untold(folder)
     for cell in todo:
         spec = CellSpec(
             cell=cell, experiment=config.name, evals=config.evals, parent_run_id=parent,
@@ -231,15 +233,17 @@ def _log(made: Plan, ranking: Ranking, collected: Collected, files: Sequence[Pat
     """Tells MLflow; where it is away the note in the folder stays, and `harness sync` does it later."""
     if not made.folder.parent_run_id.exists():
         return
-    write_text(made.folder.undelivered, made.folder.parent_run_id.read_text())
+    note_untold(made.folder)
     write_plan(made)
     try:
         with connection.noting() as missed:
             _tell(made, ranking, collected, files, failed=failed)
     except Exception as error:  # whatever the store raises: the report is on disk
         logger.warning("the report could not be sent to MLflow: %s; `harness sync` sends it later", error)
-        return
-    if not missed:
+        missed = ["the report"]
+    if missed:
+        note_untold(made.folder, "FAILED" if failed else "FINISHED")
+    else:
         made.folder.undelivered.unlink()
 
 

@@ -269,12 +269,12 @@ def test_a_status_that_was_missed_is_the_one_that_was_meant(
     conclude(tracker, cell, result)
     with monkeypatch.context() as away:
         away.setattr(MlflowClient, "set_terminated", lambda *_, **__: 1 / 0)
-        tracker.close("KILLED")
+        tracker.close("FAILED")
     write_record(cell.result, result)
     assert store.get_run(tracker.run_id).info.status == "RUNNING"
     assert deliver_cells([cell]).delivered == ("one",)
     ended = store.get_run(tracker.run_id)
-    assert ended.info.status == "KILLED"
+    assert ended.info.status == "FAILED"
     assert ended.data.tags["harness.error"] == "training: it broke"
     assert abs(ended.info.end_time / 1000 - cell.result.stat().st_mtime) < 1
 

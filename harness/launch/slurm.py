@@ -32,7 +32,7 @@ STOPPED = SIGNALLED + signal.SIGTERM
 ENDS = {
     "CANCELLED": (STOPPED, "cancelled (scancel)"),
     "PREEMPTED": (STOPPED, "preempted, on a partition that doesn't start jobs again"),
-    "TIMEOUT": (-signal.SIGKILL, "its time ended before it had saved; raise launch.signal_delay_s"),
+    "TIMEOUT": (STOPPED, "its time ended before it had saved; raise launch.time or launch.signal_delay_s"),
     "DEADLINE": (STOPPED, "its deadline came"),
     "OUT_OF_MEMORY": (-signal.SIGKILL, "out of memory (Slurm); raise launch.mem"),
     "NODE_FAIL": (-signal.SIGKILL, "its node failed"),

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.errors import StoreError
 from harness.records import CellResult
-from harness.store import SAFE_NAME, experiment_folder, read_record
+from harness.store import SAFE_NAME, CellFolder, ExperimentFolder, experiment_folder, read_record
 from harness.tracking.base import STATUS_OF, RunStatus
 from harness.tracking.connection import client, select_store
 from harness.tracking.foreign_run import unreachable
 from harness.tracking.ownership import ERROR_TAG, HOST_TAG, MAX_TAG_LENGTH, PID_TAG, owner_life, silent_seconds
+from harness.tracking.undelivered import Untold
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -112,16 +113,27 @@ def close_left(run: LeftRun, *, dry_run: bool = False) -> RunStatus | None:
 
 
 def _true_end(run: LeftRun) -> tuple[RunStatus, str]:
-    """How a run ended, as far as its cell's result in this folder says, and what went wrong."""
-    killed = f"{run.why}; it was killed, or its machine died"
-    if not (SAFE_NAME.fullmatch(run.experiment) and SAFE_NAME.fullmatch(run.cell)):
-        return "KILLED", killed
-    path = experiment_folder(run.experiment).cell(run.cell).result
+    """How a run ended, as far as this folder says, and what went wrong."""
+    killed: tuple[RunStatus, str] = ("KILLED", f"{run.why}; it was killed, or its machine died")
+    if not SAFE_NAME.fullmatch(run.experiment) or (run.cell and not SAFE_NAME.fullmatch(run.cell)):
+        return killed
+    folder = experiment_folder(run.experiment)
     try:
-        result = read_record(path, CellResult) if path.exists() else None
-    except StoreError:  # half of it, or another version's
-        result = None
+        return (_end_of_cell(folder.cell(run.cell), run) if run.cell else _end_of_experiment(folder, run)) or killed
+    except StoreError:  # half of a record, or another version's
+        return killed
+
+
+def _end_of_cell(folder: CellFolder, run: LeftRun) -> tuple[RunStatus, str] | None:
+    result = read_record(folder.result, CellResult) if folder.result.exists() else None
     if result is None or result.mlflow_run_id != run.run_id:
-        return "KILLED", killed
+        return None
     error = "" if result.status == "finished" else f"{result.stage}: {result.error}"
     return STATUS_OF[result.status], error[:MAX_TAG_LENGTH]
+
+
+def _end_of_experiment(folder: ExperimentFolder, run: LeftRun) -> tuple[RunStatus, str] | None:
+    untold = read_record(folder.undelivered, Untold) if folder.undelivered.exists() else None
+    if untold is None or untold.status is None or untold.run_id != run.run_id:
+        return None
+    return untold.status, untold.error[:MAX_TAG_LENGTH]

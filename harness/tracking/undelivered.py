@@ -1,11 +1,12 @@
-"""The note in a folder that says what its MLflow run may lack."""
+"""The note in a folder that says what its MLflow run may lack, of a cell and of a whole experiment."""
 
 from collections.abc import Sequence
 
 from harness.errors import StoreError
 from harness.records import Record
 from harness.secrets import without_password
-from harness.store import CellFolder, read_record, write_record
+from harness.store import CellFolder, ExperimentFolder, read_record, write_record
+from harness.tracking.base import RunStatus
 from harness.tracking.connection import current_uri
 
 
@@ -15,6 +16,21 @@ class Undelivered(Record):
     what: tuple[str, ...]
     store: str
     """Without any password."""
+
+
+class Untold(Record):
+    """What the run of an experiment may not have heard of its end."""
+
+    run_id: str
+    status: RunStatus | None = None
+    """How it ended; None: it hasn't, or its process died first."""
+    error: str = ""
+
+
+def note_untold(folder: ExperimentFolder, status: RunStatus | None = None, error: str = "") -> None:
+    """Writes the note of an experiment."""
+    run_id = folder.parent_run_id.read_text().strip()
+    write_record(folder.undelivered, Untold(run_id=run_id, status=status, error=error))
 
 
 def note_undelivered(folder: CellFolder, what: Sequence[str]) -> None:
