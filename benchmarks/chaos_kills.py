@@ -19,7 +19,7 @@ from benchmarks.chaos_snapshot import read_snapshot
 logger = logging.getLogger(__name__)
 
 VICTIMS = ("parent", "worker", "group")
-SHARE = 0.5
+SHARE = 0.35
 """Of the time that the grid takes uninterrupted: the longest wait before the next kill. A start takes a good part of it."""
 PATIENCE_SECONDS = 900.0
 RECONCILED = 0.25

@@ -6,9 +6,10 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from harness.delivery import deliver_cells
@@ -19,17 +20,18 @@ from harness.resources import file_digest
 from harness.secrets import without_password
 from harness.store import CellFolder, ExperimentFolder, read_record, write_bytes, write_text
 from harness.tracking.cell_runs import artifact_root, find_cell_run, get_file, has_file, put_file
-from harness.tracking.connection import current_uri, note_answer
+from harness.tracking.connection import current_uri, is_away, note_answer
 from harness.tracking.foreign_run import unreachable
 from harness.tracking.logged_models import is_on_this_disk
 from harness.tracking.record_files import ARTIFACT, unpack
 from harness.travel_bundle import MANIFEST, Manifest, make_bundle, missing_here, open_bundle
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 BUNDLES = "harness/travel"
-DELIVERY_SECONDS = 600.0
-"""For a tracking server that is away when a cell has ended on a node into which nobody looks later."""
+AWAY_SECONDS = 600.0
+"""For a tracking server that is away when a cell starts or ends on a node that doesn't share the folder."""
 PAUSE_SECONDS = 10.0
 
 
@@ -61,15 +63,34 @@ def send(folder: ExperimentFolder, cells: Sequence[CellFolder], node: str) -> Bu
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "bundle.zip"
         bundle = Bundle(run_id, make_bundle(folder, cells, made))
+        named = made.rename(made.with_name(Path(bundle.artifact).name))
+        logger.info("%.1f MiB go to MLflow for nodes that don't share the folder", named.stat().st_size / (1 << 20))
         try:
-            if not has_file(run_id, bundle.artifact):
-                logger.info(
-                    "%.1f MiB go to MLflow for nodes that don't share the folder", made.stat().st_size / (1 << 20)
-                )
-                put_file(run_id, made.rename(made.with_name(Path(bundle.artifact).name)), BUNDLES)
+            patiently(lambda: _put_once(bundle, named))
         except Exception as error:  # whatever the store's driver or HTTP library raises
             raise StoreError(unreachable(current_uri(), error)) from error
     return bundle
+
+
+def _put_once(bundle: Bundle, file: Path) -> None:
+    if not has_file(bundle.run_id, bundle.artifact):
+        put_file(bundle.run_id, file, BUNDLES)
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """What a call gives, made again while the store is away: it may be back in a minute, and a grid takes days.
+
+    Raises: Exception: the store refuses it, or was away for too long.
+    """
+    deadline = time.monotonic() + AWAY_SECONDS
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not is_away(error) or time.monotonic() >= deadline:
+                raise
+            logger.warning("%s; it is tried again", unreachable(current_uri(), error))
+            time.sleep(PAUSE_SECONDS)
 
 
 def _check_reachable(run_id: str, where: str) -> None:
@@ -80,7 +101,7 @@ def _check_reachable(run_id: str, where: str) -> None:
             "MLflow server, or run in a folder that all nodes share"
         )
     try:
-        root = artifact_root(run_id)
+        root = patiently(lambda: artifact_root(run_id))
     except Exception as error:  # whatever the store's driver or HTTP library raises
         raise StoreError(unreachable(current_uri(), error)) from error
     if urlsplit(root).scheme in ("", "file"):
@@ -104,8 +125,8 @@ def fetch(bundle: Bundle, cells: Sequence[Path]) -> ExperimentFolder:
     target = _own_folder() / bundle.digest[:16]
     try:
         if not target.is_dir():
-            _download(bundle, target)
-        runs = {cell.name: find_cell_run(bundle.run_id, cell.name) for cell in cells}
+            patiently(lambda: _download(bundle, target))
+        runs = patiently(lambda: {cell.name: find_cell_run(bundle.run_id, cell.name) for cell in cells})
     except StoreError:
         raise
     except Exception as error:  # whatever the store's driver or HTTP library raises
@@ -156,7 +177,7 @@ def _download(bundle: Bundle, target: Path) -> None:
 def deliver(folders: Sequence[Path]) -> None:
     """On a node, once its worker has ended: sends what MLflow lacks, then frees the disk of what nobody needs here."""
     cells = [CellFolder(path) for path in folders]
-    deadline = time.monotonic() + DELIVERY_SECONDS
+    deadline = time.monotonic() + AWAY_SECONDS
     while deliver_cells(cells).left and time.monotonic() < deadline:
         time.sleep(PAUSE_SECONDS)
         note_answer(None)
@@ -176,23 +197,29 @@ def bring_back(cells: Sequence[CellFolder], digests: Sequence[str]) -> str:
         digests: SHA-256 of the result that each has on the node; empty where it has none.
     """
     for cell, digest in zip(cells, digests, strict=True):
-        parent = read_record(cell.spec, CellSpec).parent_run_id
         try:
-            run = find_cell_run(parent, cell.path.name)
-            if run is not None:
-                write_text(cell.run_id, run.run_id)
-            if digest and (run is None or not run.records_digest):
-                return f"the records of {cell.path.name}"
-            if digest and run is not None:
-                with tempfile.TemporaryDirectory() as scratch:
-                    archive = get_file(run.run_id, ARTIFACT, Path(scratch))
-                    unpack(archive, Path(scratch) / "records", run.records_digest, cell.path.name)
-                    if not _lay(Path(scratch) / "records", cell, digest):
-                        return f"the last records of {cell.path.name}"
+            missing = patiently(partial(_bring_cell_back, cell, digest))
         except Exception as error:  # whatever the store's driver or HTTP library raises
             logger.warning("%s", unreachable(current_uri(), error))
-            return f"the records of {cell.path.name}"
+            missing = "the records"
+        if missing:
+            return f"{missing} of {cell.path.name}"
     return ""
+
+
+def _bring_cell_back(cell: CellFolder, digest: str) -> str:
+    parent = read_record(cell.spec, CellSpec).parent_run_id
+    run = find_cell_run(parent, cell.path.name)
+    if run is not None:
+        write_text(cell.run_id, run.run_id)
+    if not digest:
+        return ""
+    if run is None or not run.records_digest:
+        return "the records"
+    with tempfile.TemporaryDirectory() as scratch:
+        archive = get_file(run.run_id, ARTIFACT, Path(scratch))
+        unpack(archive, Path(scratch) / "records", run.records_digest, cell.path.name)
+        return "" if _lay(Path(scratch) / "records", cell, digest) else "the last records"
 
 
 def _lay(records: Path, cell: CellFolder, digest: str) -> bool:

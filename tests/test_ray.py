@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+import harness
 from harness.errors import LaunchError
 from harness.launch.ray_cluster import RayLauncher
 from harness.launch_config import LaunchConfig
@@ -146,15 +148,25 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_lost_node_costs_nothing_but_time(cluster: Any, local: Path, tmp_path: Path) -> None:
+def other_version(folder: Path) -> Path:
+    """A checkout of a version that no release has."""
+    shutil.copytree(Path(harness.__file__).parent, folder / "harness")
+    (folder / "harness" / "__init__.py").write_text('__version__ = "0.0.0.dev0"\n')
+    return folder
+
+
+def test_a_lost_node_and_one_that_is_unfit_cost_nothing_but_time(cluster: Any, local: Path, tmp_path: Path) -> None:
+    strange = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(other_version(tmp_path / "other"))})
     process = begin(tmp_path, *by_ray(cluster))
     wait_until(lambda: has_begun(tmp_path, "full"), process)
     log = (cells(tmp_path)["full"] / "log.txt").read_text()
     node = next(n for n in cluster.worker_nodes if n.node_id in log)
     node.kill_raylet()
     err = end(process)
-    cluster.remove_node(node, allow_graceful=False)
+    for gone in (node, strange):
+        cluster.remove_node(gone, allow_graceful=False)
     cluster.add_node(num_cpus=1)
+    assert err.count("can't run a worker: it has sft-harness 0.0.0.dev0") == 1
     assert "of the Ray cluster died; it goes on elsewhere" in err
     again = (cells(tmp_path)["full"] / "log.txt").read_text()
     assert again.count("Ray task on") == 2

@@ -6,16 +6,18 @@ import math
 import re
 import signal
 import time
+import uuid
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import harness
+from harness.config import api_key
 from harness.errors import LaunchError
 from harness.grid import CellSpec
 from harness.launch.base import FINISHED, PackJob, PackState
 from harness.launch.ray_connection import connect, quiet
-from harness.launch.ray_task import Order, Outcome, run_order, token
+from harness.launch.ray_task import Order, Outcome, run_order
 from harness.launch_config import LaunchConfig
 from harness.stopping import SAME_SECONDS
 from harness.store import CellFolder, ExperimentFolder, read_record
@@ -40,6 +42,13 @@ class _Running(NamedTuple):
     order: Order
 
 
+class _Node(NamedTuple):
+    id: str
+    address: str
+    resources: Mapping[str, float]
+    """What it has in all."""
+
+
 class RayLauncher:
     """Tasks of a cluster that `ray start` made; this process becomes its driver."""
 
@@ -51,12 +60,14 @@ class RayLauncher:
         connect(config.address)
         self._folder = folder
         self._workers = config.workers
-        self._resources = _share(config, _nodes())
+        self._resources = _share(config, [node.resources for node in _nodes()])
         self._threads = max(1, int(self._resources["CPU"]) // config.processes_per_cell)
         self._bundle: Bundle | None = None
+        self._unfit: dict[str, str] = {}
+        self._has_worked = False
         self._cells: Sequence[CellFolder] = ()
-        if not _room(self._resources):
-            raise LaunchError(_no_room(self._resources))
+        if not self._room():
+            raise LaunchError(self._no_room())
 
     @property
     def threads(self) -> int:
@@ -65,7 +76,9 @@ class RayLauncher:
 
     def launch(self, packs: Sequence[PackJob], environment: Mapping[str, str]) -> Generator[PackState]:
         """Runs every pack once the cluster has room for it; nodes that join are used, what a lost one ran goes on elsewhere."""
-        waiting = [_Running(index, self._order(pack, environment)) for index, pack in enumerate(packs)]
+        mark = self._folder.path / f"ray-{uuid.uuid4().hex}"
+        mark.touch()
+        waiting = [_Running(index, self._order(pack, mark, environment)) for index, pack in enumerate(packs)]
         self._cells = [CellFolder(path) for pack in packs for path in pack.folders]
         running: dict[Any, _Running] = {}
         losses = [0] * len(packs)
@@ -77,8 +90,9 @@ class RayLauncher:
                     room = self._num_at_once()
                     last_room = time.monotonic() if room else last_room
                     # Then nothing runs either, though a task may wait for a node that was believed alive.
-                    if time.monotonic() - last_room > ROOM_SECONDS:
-                        raise LaunchError(f"{_no_room(self._resources)}; `harness run` then goes on where it stopped")
+                    patience = 0.0 if self._unfit and not self._has_worked else ROOM_SECONDS
+                    if not room and time.monotonic() - last_room >= patience:
+                        raise LaunchError(f"{self._no_room()}; `harness run` then goes on where it stopped")
                     while waiting and len(running) < room:
                         item = waiting.pop(0)
                         running[self._submit(item.order)] = item
@@ -96,32 +110,35 @@ class RayLauncher:
             finally:
                 _stop(list(running))
                 self._take_back(running)
+                mark.unlink(missing_ok=True)
 
-    def _order(self, pack: PackJob, environment: Mapping[str, str]) -> Order:
-        tokens = tuple(token(folder / "cell.json") for folder in pack.folders)
-        far = {**store_environment(), **environment}
-        names = ", ".join(read_record(folder / "cell.json", CellSpec).cell.name for folder in pack.folders)
-        return Order(pack, names, tokens, Path.cwd(), far, harness.__version__, self._bundle)
+    def _order(self, pack: PackJob, mark: Path, environment: Mapping[str, str]) -> Order:
+        cells = [read_record(CellFolder(folder).spec, CellSpec).cell for folder in pack.folders]
+        keys = {cell.reference.api_key_env: api_key(cell.reference) for cell in cells if cell.reference}
+        far = {**store_environment(), **{name: key for name, key in keys.items() if key}, **environment}
+        names = ", ".join(cell.name for cell in cells)
+        return Order(pack, names, mark, Path.cwd(), far, harness.__version__, self._bundle)
 
     def _submit(self, order: Order) -> Any:
         import ray
 
         custom = {name: amount for name, amount in self._resources.items() if name not in ("CPU", "GPU", "memory")}
+        elsewhere = {"ray.io/node-id": f"!in({','.join(self._unfit)})"} if self._unfit else None
         # Whether a lost task is worth another try is decided here, where it can be told.
         task = ray.remote(run_order).options(
             num_cpus=self._resources["CPU"], num_gpus=self._resources.get("GPU", 0), resources=custom,
-            memory=self._resources.get("memory"), max_retries=0, name=f"{self._folder.path.name}: {order.names}",
+            memory=self._resources.get("memory"), label_selector=elsewhere, max_retries=0, name=f"{self._folder.path.name}: {order.names}",
         )  # fmt: skip
         return task.remote(order)
 
     def _num_at_once(self) -> int:
-        room = _room(self._resources)
+        room = self._room()
         return room if self._workers == "auto" else min(room, self._workers)
 
     def _state(self, task: Any, item: _Running, losses: list[int]) -> PackState | None:
         """What became of a task; None where it is to be run again.
 
-        Raises: LaunchError: no node can run it, or none can have what it needs.
+        Raises: LaunchError: nodes can't have what it needs.
         """
         import ray
         from ray.exceptions import NodeDiedError, RayError, RayTaskError, TaskCancelledError
@@ -140,8 +157,11 @@ class RayLauncher:
         except TaskCancelledError:
             return PackState(index, 128 + signal.SIGTERM, "cancelled (ray.cancel)")
         except RayTaskError as error:
-            raise LaunchError(f"a node of the Ray cluster can't run a worker: {_cause(error)}; install sft-harness "
-                              f"{harness.__version__} on every node") from error  # fmt: skip
+            trouble = f"{_cause(error)}; install sft-harness {harness.__version__} on every node"
+            for node in _nodes():
+                if node.address == error.ip:
+                    self._avoid(node.id, node.address, trouble)
+            return None
         except RayError as error:
             return PackState(index, KILLED, f"its Ray worker died: {_first_sentence(error)}")
         return self._told(outcome, item)
@@ -157,13 +177,15 @@ class RayLauncher:
     def _told(self, outcome: Outcome, item: _Running) -> PackState | None:
         """What a task that ended says."""
         if outcome.trouble:
-            raise LaunchError(f"node {outcome.node} of the Ray cluster can't run a worker: {outcome.trouble}")
+            self._avoid(outcome.node_id, outcome.node, outcome.trouble)
+            return None
         if outcome.is_absent:
             if self._bundle is None:
                 logger.warning("node %s doesn't share %s; what it needs travels through the tracking server",
                                outcome.node, self._folder.path)  # fmt: skip
                 self._bundle = send(self._folder, self._cells, outcome.node)
             return None
+        self._has_worked = True
         if outcome.log is not None:
             with item.order.job.log.open("a", encoding="utf-8") as log:
                 log.write(outcome.log)
@@ -173,13 +195,40 @@ class RayLauncher:
         why = "" if outcome.exit_code == FINISHED else f"on node {outcome.node}"
         return PackState(item.place, outcome.exit_code, why if outcome.exit_code < 0 else "")
 
+    def _avoid(self, node_id: str, name: str, trouble: str) -> None:
+        """Lets a node that can't run a worker be for the rest of this launch."""
+        if node_id not in self._unfit:
+            logger.warning("node %s of the Ray cluster can't run a worker: %s; cells go elsewhere", name, trouble)
+        self._unfit[node_id] = f"node {name} can't run a worker: {trouble}"
 
-def _nodes() -> list[Mapping[str, float]]:
-    """What each living node has in all."""
+    def _room(self) -> int:
+        """How many cells the living nodes hold at a time, whoever else uses them."""
+        wanted = {name: amount for name, amount in self._resources.items() if amount > 0}
+        return sum(
+            min(
+                (math.floor(node.resources.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items()),
+                default=1,
+            )
+            for node in _nodes()
+            if node.id not in self._unfit
+        )
+
+    def _no_room(self) -> str:
+        wanted = ", ".join(f"{name}: {amount:g}" for name, amount in self._resources.items())
+        names = ("CPU", "GPU", *(name for name in self._resources if name not in ("CPU", "GPU")))
+        fit = [node.resources for node in _nodes() if node.id not in self._unfit]
+        has = "; ".join(", ".join(f"{name}: {node.get(name, 0):g}" for name in names) for node in fit) or "no node"
+        why = "".join(f"; {trouble}" for trouble in dict.fromkeys(self._unfit.values()))
+        advice = "mend it" if why else "change launch.resources_per_cell"
+        return f"no node of the Ray cluster has what a cell takes ({wanted}): it has {has}{why}; {advice} or add a node"
+
+
+def _nodes() -> list[_Node]:
+    """Those that live."""
     import ray
 
     listed: Any = ray.nodes  # without types
-    return [node["Resources"] for node in listed() if node["Alive"]]
+    return [_Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"]) for node in listed() if node["Alive"]]
 
 
 def _share(config: LaunchConfig, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -194,22 +243,6 @@ def _share(config: LaunchConfig, nodes: Sequence[Mapping[str, float]]) -> dict[s
         shares = [math.floor(node.get("CPU", 0) / node["GPU"] * gpus) for node in with_gpus] if gpus else []
         given["CPU"] = float(max(1, min(shares, default=processes)))
     return given
-
-
-def _room(resources: Mapping[str, float]) -> int:
-    """How many cells the living nodes hold at a time, whoever else uses them."""
-    wanted = {name: amount for name, amount in resources.items() if amount > 0}
-    return sum(
-        min((math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items()), default=1)
-        for node in _nodes()
-    )
-
-
-def _no_room(resources: Mapping[str, float]) -> str:
-    wanted = ", ".join(f"{name}: {amount:g}" for name, amount in resources.items())
-    names = ("CPU", "GPU", *(name for name in resources if name not in ("CPU", "GPU")))
-    has = "; ".join(", ".join(f"{name}: {node.get(name, 0):g}" for name in names) for node in _nodes()) or "no node"
-    return f"no node of the Ray cluster has what a cell takes ({wanted}): it has {has}; change launch.resources_per_cell or add a node"
 
 
 def _ended(tasks: Sequence[Any]) -> list[Any]:

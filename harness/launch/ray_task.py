@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import harness
-from harness.launch.base import PackJob
+from harness.launch.base import SIGNALLED, PackJob
 from harness.launch.local import together
 
 POLL_SECONDS = 0.2
@@ -37,8 +37,8 @@ class Order(NamedTuple):
     job: PackJob
     names: str
     """Of its cells, as people know them."""
-    tokens: tuple[str, ...]
-    """Digests of the `cell.json` of its folders: a node that finds the same files there shares the folder."""
+    mark: Path
+    """Made for this launch alone: a node that finds it shares the folder, and has no copy of it."""
     working_folder: Path
     environment: Mapping[str, str]
     """May hold passwords: it travels as an argument, which no list of tasks shows."""
@@ -51,6 +51,8 @@ class Outcome(NamedTuple):
     """What became of a pack on a node."""
 
     node: str
+    node_id: str
+    """Ray's: several nodes may be on one machine."""
     exit_code: int
     """Negative: the signal that killed the worker."""
     is_absent: bool = False
@@ -63,24 +65,32 @@ class Outcome(NamedTuple):
     """Digests of the results that its cells have there; empty where one has none."""
 
 
-def token(cell_file: Path) -> str:
+def token(file: Path) -> str:
     """Digest of a file; empty where there is none."""
     try:
-        return hashlib.sha256(cell_file.read_bytes()).hexdigest()
+        return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:
         return ""
 
 
 def run_order(order: Order) -> Outcome:
     """Runs a pack to its end in the folder that the node shares, or in one of its own."""
-    node = socket.gethostname()
+    import ray
+
+    nowhere = Outcome(socket.gethostname(), ray.get_runtime_context().get_node_id(), 1)
+    order = order._replace(environment=_known_here(order.environment))
     if harness.__version__ != order.version:
-        return Outcome(node, 1, trouble=f"it has sft-harness {harness.__version__}, not {order.version}")
-    if tuple(token(folder / "cell.json") for folder in order.job.folders) == order.tokens:
-        return Outcome(node, _run_here(order.job, order.working_folder, order.environment))
+        return nowhere._replace(trouble=f"it has sft-harness {harness.__version__}, not {order.version}")
+    if order.mark.exists():
+        return nowhere._replace(exit_code=_run_here(order.job, order.working_folder, order.environment))
     if order.bundle is None:
-        return Outcome(node, 1, is_absent=True)
-    return _run_there(order, node)
+        return nowhere._replace(is_absent=True)
+    return _run_there(order, order.bundle, nowhere)
+
+
+def _known_here(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables without those that name a folder or file (`HF_HOME`, say) which this node has not."""
+    return {name: value for name, value in environment.items() if not value.startswith("/") or Path(value).exists()}
 
 
 def _place() -> str:
@@ -99,15 +109,16 @@ def _run_here(job: PackJob, working_folder: Path, environment: Mapping[str, str]
     return _wait_for(together(job) if is_several else worker, job.log, working_folder, environment, gently=is_several)
 
 
-def _run_there(order: Order, node: str) -> Outcome:
+def _run_there(order: Order, bundle: tuple[str, str], nowhere: Outcome) -> Outcome:
     """In a folder of the node's own, with what was fetched from the tracking server; the records go back there."""
-    assert order.bundle is not None, "there is something to fetch"
     cells = [folder.name for folder in order.job.folders]
-    command = [sys.executable, "-m", "harness", "run-pack", "--fetch", *order.bundle, *cells]
-    fetched = subprocess.run(command, env=os.environ | order.environment, capture_output=True, text=True, check=False)
-    if fetched.returncode:
-        return Outcome(node, 1, trouble=(fetched.stderr.strip().splitlines() or ["it could not fetch the bundle"])[-1])
-    experiment = Path(fetched.stdout.strip().splitlines()[-1])
+    command = [sys.executable, "-m", "harness", "run-pack", "--fetch", *bundle, *cells]
+    exit_code, out, err = _answer(command, order.environment)
+    if exit_code in (-signal.SIGTERM, SIGNALLED + signal.SIGTERM):
+        return nowhere._replace(exit_code=exit_code)
+    if exit_code:
+        return nowhere._replace(trouble=(err.strip().splitlines() or ["it could not fetch the bundle"])[-1])
+    experiment = Path(out.strip().splitlines()[-1])
     folders = tuple(experiment / "cells" / folder.name for folder in order.job.folders)
     job = replace(order.job, folders=folders, log=folders[0] / order.job.log.name)
     exit_code = _run_here(job, experiment.parents[2], order.environment)
@@ -115,7 +126,23 @@ def _run_there(order: Order, node: str) -> Outcome:
         deliver = [sys.executable, "-m", "harness", "run-pack", "--deliver", *map(str, folders)]
         _wait_for(deliver, job.log, experiment.parents[2], order.environment, gently=False)
     log = job.log.read_bytes()[-LOG_TAIL:].decode(errors="replace")
-    return Outcome(node, exit_code, log=log, results=tuple(token(folder / "result.json") for folder in folders))
+    results = tuple(token(folder / "result.json") for folder in folders)
+    return nowhere._replace(exit_code=exit_code, log=log, results=results)
+
+
+def _answer(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command; a cancelled task ends it."""
+    asked = subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while True:
+        try:
+            out, err = asked.communicate(timeout=POLL_SECONDS)
+            return asked.returncode, out, err
+        except subprocess.TimeoutExpired:
+            continue
+        except KeyboardInterrupt:
+            asked.terminate()
 
 
 def _wait_for(command: Sequence[str], log: Path, cwd: Path, environment: Mapping[str, str], *, gently: bool) -> int:
