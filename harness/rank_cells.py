@@ -90,6 +90,7 @@ def _sieved(
                 cell=cell.cell,
                 name=cell.name,
                 reason="; ".join(reasons),
+                is_finished=cell.status == "finished",
                 mlflow_run_id=cell.mlflow_run_id,
                 metrics=_metrics(cell, config),
                 findings=found,

@@ -38,6 +38,8 @@ class Exclusion(Record):
     cell: str
     name: str
     reason: str
+    is_finished: bool = True
+    """Whether it failed a gate; else it failed or was stopped itself, as the reason says."""
     mlflow_run_id: str = ""
     metrics: dict[str, Estimate] = {}
     findings: tuple[Finding, ...] = ()

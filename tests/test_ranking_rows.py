@@ -220,6 +220,13 @@ def test_json_keeps_its_contract(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(len(line) for line in printed.splitlines()) <= 80
 
 
+def test_a_cell_that_failed_is_told_by_its_reason_not_by_its_curves(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = cell_result("c", status="failed").model_copy(update={"error": "CUDA out of memory at batch 1"})
+    warned = {failed.cell: [error_finding("diverged")]}
+    ranking_table(rank("x", CONFIG, [*seeds_of("a", [0.6, 0.7]), failed], [], warned))
+    assert "CUDA out of memory at batch 1" in " ".join(capsys.readouterr().out.split())
+
+
 def test_ranking_a_large_grid_keeps_every_seed() -> None:
     cells = [cell for k in range(60) for cell in seeds_of(f"c{k}", [0.3 + k / 100] * 3, n=200)]
     result = ranked(cells)

@@ -195,7 +195,8 @@ def _reasons(console: Console, ranking: Ranking) -> None:
         if fired := warning_names(row.findings):
             warned.setdefault(fired, []).append(row.name)
     for entry in ranking.excluded:
-        excluded.setdefault(warning_names(entry.findings) or _short(entry.reason), []).append(entry.name)
+        fired = warning_names(entry.findings) if entry.is_finished else ""
+        excluded.setdefault(fired or _short(entry.reason), []).append(entry.name)
     for why, names in list(warned.items())[:MOST_OTHERS]:
         console.print(f"- [yellow]{escape(some(names))}[/yellow]: {escape(why)}")
     for why, names in list(excluded.items())[:MOST_OTHERS]:

@@ -88,8 +88,10 @@ def _quiet() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name, value in HTTP_PATIENCE.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.tracking"):
+    for name in ("alembic", "mlflow.system_metrics", "mlflow.tracking"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It shows the traceback of what it raises: a full disk's, say, which is told in one sentence.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     # It tells of every attempt; we tell what came of them.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
