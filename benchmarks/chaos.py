@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.chaos_cases import Case, parent_cases, report_cases, store_cases, worker_cases
+from benchmarks.chaos_cases import STAGES, Case, parent_cases, report_cases, store_cases, worker_cases
 from benchmarks.chaos_kills import Killer
 from benchmarks.chaos_matrix import Campaign
 from benchmarks.chaos_page import page, tables
@@ -37,7 +37,7 @@ DISK_BYTES = 1 << 30
 # Each kind once or twice, each stage several times.
 QUICK = (
     "exception-at-splits", "sys-exit-at-training", "SIGTERM-at-training", "SIGTERM-at-result-write", "SIGKILL-at-checkpoint-save",
-    "SIGSEGV-at-evaluation", "SIGKILL-at-result-write", "OOM-at-training", "OOM-at-evaluation", "full-disk-at-checkpoint-save",
+    "SIGSEGV-at-evaluation", "SIGTERM-at-logging", "SIGKILL-at-result-write", "OOM-at-training", "OOM-at-evaluation", "full-disk-at-checkpoint-save",
     "database-locked-at-training", "corrupt-checkpoint-at-checkpoint-saved", "corrupt-checkpoint-at-evaluation",
 )  # fmt: skip
 QUICK_PARENT = (
@@ -88,11 +88,7 @@ def matrix(root: Path, until: float, *, quick: bool) -> list[dict[str, Any]]:
     workers, parents = (
         (chosen(QUICK), chosen(QUICK_PARENT)) if quick else (worker_cases(), [*parent_cases(), *report_cases()])
     )
-    stages = (
-        ("training", "report")
-        if quick
-        else ("splits", "training", "checkpoint save", "evaluation", "result write", "report")
-    )
+    stages = ("training", "report") if quick else (*STAGES, "report")
     parts: list[Callable[[], list[dict[str, Any]]]] = [
         lambda: campaign(root / "workers", workers, workers=2),
         lambda: campaign(root / "parents", parents, workers=1),

@@ -1,9 +1,11 @@
 """What an experiment will do, checked as far as that goes before anything is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from pydantic import BaseModel
 
 from harness import preflight
 from harness.asked import asked_suites
@@ -30,6 +32,7 @@ from harness.store import ExperimentFolder, experiment_folder, read_record
 from harness.suite import chosen_scorers, load_suite, suite_examples
 from harness.yaml_text import Location
 
+M = TypeVar("M", bound=BaseModel)
 # What of the training settings preflight looks at.
 CHECKED_TRAINING = (
     "max_length", "packing", "packing_strategy", "padding_free", "assistant_only_loss", "completion_only_loss",
@@ -77,14 +80,15 @@ def plan_experiment(name: str, overrides: Sequence[str] = ()) -> Plan:
 
     if config.is_predictions_alone:
         return Plan(config, (), predicted_rows(config, where), (), experiment_folder(config.name))
-    cells = expand(config, path.parent, _fingerprint, where)
-    references = _references(config, cells, path.parent)
+    fingerprint = _fingerprints()
+    cells = expand(config, path.parent, fingerprint, where)
+    references = _references(config, cells, path.parent, fingerprint)
     return with_confirmation(Plan(config, cells, references, plan(cells), experiment_folder(config.name)))
 
 
 def with_confirmation(made: Plan) -> Plan:
     """The plan with the cells that `harness run --confirm` added to it."""
-    more = confirming_cells(made.cells, read_confirmation(made.folder), _fingerprint)
+    more = confirming_cells(made.cells, read_confirmation(made.folder), _fingerprints())
     cells = (*made.cells, *more)
     return made._replace(cells=cells, packs=plan(cells))
 
@@ -102,12 +106,24 @@ def plan_training(name: str, overrides: Sequence[str] = ()) -> Plan:
     return made
 
 
-def _fingerprint(run: RunConfig) -> str:
-    model = model_fingerprint(run.model)
-    return digest([data_fingerprint(run.data), template_key(run.template), model])
+def _fingerprints() -> Callable[[RunConfig], str]:
+    """Gives the digest of what a run reads; each model and dataset is read once, for many cells share them."""
+    known: dict[str, str] = {}
+
+    def once(section: M, read: Callable[[M], str]) -> str:
+        key = f"{type(section).__name__} {section.model_dump_json()}"
+        if key not in known:
+            known[key] = read(section)
+        return known[key]
+
+    return lambda run: digest(
+        [once(run.data, data_fingerprint), template_key(run.template), once(run.model, model_fingerprint)]
+    )
 
 
-def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
+def _references(
+    config: ExperimentConfig, cells: Sequence[Cell], folder: Path, fingerprint: Callable[[RunConfig], str]
+) -> tuple[Cell, ...]:
     """A row for every reference; those that ask the base have one for each base model that the cells start from."""
     bases = _base_runs(config, cells, folder)
     found = []
@@ -115,7 +131,7 @@ def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -
         if reference.kind in ("base", "few_shot"):
             for run in bases:
                 name = reference.name if len(bases) == 1 else f"{reference.name}: {Path(run.model.name).name}"
-                found.append(reference_cell(reference, name, run, _fingerprint(run)))
+                found.append(reference_cell(reference, name, run, fingerprint(run)))
             continue
         run = bases[0]
         if reference.model is not None and reference.url is None:
@@ -130,7 +146,7 @@ def _references(config: ExperimentConfig, cells: Sequence[Cell], folder: Path) -
         # A file that isn't there is told by check_plan.
         answers = Path(reference.predictions) if reference.predictions else None
         content = file_digest(answers) if answers and answers.is_file() else ""
-        found.append(reference_cell(reference, reference.name, run, digest([_fingerprint(run), content])))
+        found.append(reference_cell(reference, reference.name, run, digest([fingerprint(run), content])))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from harness.rank_cells import rank
 from harness.ranking import Ranking
 from harness.records import CellResult, Estimate, SplitSummary, TracePoint, TrainResult
 from harness.reports.adherence_figure import adherence_rates
-from harness.reports.charts import Chart, charts_of, write_static
+from harness.reports.charts import Chart, charts_of, drawn, write_static
 from harness.reports.content import gather
 from harness.reports.curves_figure import thinned
 from harness.reports.drawing import drawn_svg
@@ -124,16 +124,16 @@ def test_learning_rates_stand_on_a_logarithmic_axis(tmp_path: Path) -> None:
 
 
 def test_every_chart_is_drawn_though_names_are_hostile(tmp_path: Path) -> None:
-    drawn = charts(tmp_path, swept("\x00\x1b</script><img src=x onerror=alert(1)>\"'${\n"))
-    for chart in drawn.values():
+    shown = charts(tmp_path, swept("\x00\x1b</script><img src=x onerror=alert(1)>\"'${\n"))
+    for chart in shown.values():
         svg = str(drawn_svg(chart.spec))
         assert svg.startswith("<svg")
         assert "<img" not in svg
 
 
 def test_static_pictures_are_written_on_white(tmp_path: Path) -> None:
-    drawn = charts(tmp_path, swept())
-    files = write_static({"cost": drawn["cost"]}, tmp_path)
+    shown = charts(tmp_path, swept())
+    files = write_static(drawn({"cost": shown["cost"]}), tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in files] == ["charts/cost.svg", "charts/cost.png"]
     assert 'fill="white"' in files[0].read_text()
     assert files[1].read_bytes().startswith(b"\x89PNG")

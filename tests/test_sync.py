@@ -21,7 +21,7 @@ from harness.grid import CellSpec
 from harness.records import CellResult, TracePoint
 from harness.store import CellFolder, ExperimentFolder, read_lines, read_record, write_lines, write_record
 from harness.tracking import connection
-from harness.tracking.base import NullTracker
+from harness.tracking.base import NullTracker, RunStatus
 from harness.tracking.experiment_run import open_parent_run
 from harness.tracking.mlflow_tracker import MlflowTracker, open_tracker
 from tests.helpers import cell_result, suite_result
@@ -259,6 +259,24 @@ def test_what_a_killed_process_had_not_sent_is_sent_by_the_next(store: MlflowCli
     assert sorted(steps(store, again.run_id)) == [1, 2, 3, 4, 5]
     assert not cell.undelivered.exists()
     assert not opened(cell).owes
+
+
+@pytest.mark.parametrize(("status", "owes"), [("FINISHED", False), ("FAILED", True), ("KILLED", True)])
+def test_a_run_that_was_stopped_may_lack_what_was_recorded_just_then(
+    status: RunStatus, owes: bool, cell: CellFolder
+) -> None:
+    opened(cell).close(status)
+    assert not cell.undelivered.exists()
+    assert opened(cell).owes == owes
+
+
+def test_a_run_that_somebody_deleted_is_made_again_with_everything(store: MlflowClient, cell: CellFolder) -> None:
+    tracker = opened(cell)
+    tracker.close("FINISHED")
+    store.delete_run(tracker.run_id)
+    again = opened(cell)
+    assert again.run_id != tracker.run_id
+    assert again.owes
 
 
 def test_a_status_that_was_missed_is_the_one_that_was_meant(

@@ -9,7 +9,7 @@ from harness.reports.adherence_figure import adherence_picture, adherence_rates,
 from harness.reports.content import Content
 from harness.reports.cost_figures import MEASURES, cost_picture, tradeoff_picture
 from harness.reports.curves_figure import curves_picture, drawn_cells
-from harness.reports.drawing import drawn_svg, on_paper, png_of
+from harness.reports.drawing import Drawing, drawings_of, on_paper
 from harness.reports.effect_figures import bounds_of, effect_picture, pair_picture
 from harness.reports.figures import Picture, Spec
 from harness.reports.ranking_figure import ranking_picture
@@ -60,16 +60,20 @@ def _pictures(content: Content) -> Iterator[tuple[str, Picture | None]]:
         yield "cost", cost_picture(ranking, content.costs, measure)
 
 
-def write_static(charts: Mapping[str, Chart], folder: Path) -> list[Path]:
+def drawn(charts: Mapping[str, Chart]) -> dict[str, Drawing]:
+    """Id -> pictures of every chart."""
+    return dict(zip(charts, drawings_of([chart.spec for chart in charts.values()]), strict=True))
+
+
+def write_static(drawings: Mapping[str, Drawing], folder: Path) -> list[Path]:
     """Writes `charts/ID.svg` and `charts/ID.png` of every chart, on white.
 
     Returns: the files.
     """
     files = []
-    for chart in charts.values():
-        drawn = on_paper(str(drawn_svg(chart.spec)))
-        svg, png = (folder / "charts" / f"{chart.id}.{suffix}" for suffix in ("svg", "png"))
-        write_text(svg, drawn)
-        png.write_bytes(png_of(drawn))
+    for name, drawing in drawings.items():
+        svg, png = (folder / "charts" / f"{name}.{suffix}" for suffix in ("svg", "png"))
+        write_text(svg, on_paper(drawing.svg))
+        png.write_bytes(drawing.png)
         files += [svg, png]
     return files

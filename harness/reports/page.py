@@ -17,7 +17,7 @@ from harness.reports.answers import as_island, island
 from harness.reports.charts import Chart
 from harness.reports.content import Content
 from harness.reports.decision import experiment_argument
-from harness.reports.drawing import drawable, drawn_svg, vega_bundle
+from harness.reports.drawing import Drawing, drawable, vega_bundle
 from harness.reports.grouped import clear_of_warnings, signs, tallies
 from harness.reports.tables import adherence_tables, reasons, split_rows
 from harness.reports.visible import cut, some, visible
@@ -28,7 +28,7 @@ MAX_STATIC_SVG = 400_000
 SECONDS_PER_MINUTE, SECONDS_PER_HOUR = 60, 3600
 
 
-def as_html(content: Content, charts: Mapping[str, Chart]) -> str:
+def as_html(content: Content, charts: Mapping[str, Chart], drawings: Mapping[str, Drawing]) -> str:
     """One page that needs no network; everything that a model or a user wrote is escaped, and no other script can run."""
     environment = _environment()
     script = _source("report.js")
@@ -37,7 +37,7 @@ def as_html(content: Content, charts: Mapping[str, Chart]) -> str:
         c=content,
         ranking=content.ranking,
         charts=charts,
-        static={chart.id: _static(chart) for chart in charts.values()},
+        static={name: _static(name, drawing.svg) for name, drawing in drawings.items()},
         signs=signs(content.findings),
         tallies=tallies(content.findings),
         clear=clear_of_warnings(content.findings),
@@ -84,10 +84,10 @@ def _security(*scripts: str) -> str:
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def _static(chart: Chart) -> Markup:
+def _static(name: str, svg: str) -> Markup:
     """The chart as SVG, for viewers and printers that run no scripts; names inside it are the chart's own."""
-    drawn = str(drawn_svg(chart.spec)).replace("<svg ", '<svg aria-hidden="true" ', 1)
-    drawn = re.sub(r'(id="|url\(#|href="#)(?=[A-Za-z_])', rf"\g<1>{chart.id}-", drawn)
+    drawn = str(svg).replace("<svg ", '<svg aria-hidden="true" ', 1)
+    drawn = re.sub(r'(id="|url\(#|href="#)(?=[A-Za-z_])', rf"\g<1>{name}-", drawn)
     return Markup(drawn) if len(drawn) <= MAX_STATIC_SVG else Markup("")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from harness.config import ExperimentConfig
 from harness.ranking import Ranking
 from harness.records import CellResult, Finding
-from harness.reports.charts import charts_of, write_static
+from harness.reports.charts import charts_of, drawn, write_static
 from harness.reports.content import gather
 from harness.reports.markdown import as_markdown
 from harness.reports.page import as_html
@@ -24,7 +24,8 @@ def write_reports(
     """
     content = gather(config, folder, ranking, cells, references, findings)
     charts = charts_of(content)
-    write_text(folder.report("html"), as_html(content, charts))
+    drawings = drawn(charts)
+    write_text(folder.report("html"), as_html(content, charts, drawings))
     write_text(folder.report("md"), as_markdown(content))
     write_text(folder.report("json"), as_report(content).model_dump_json(indent=1))
-    return [*(folder.report(suffix) for suffix in ("html", "md", "json")), *write_static(charts, folder.path)]
+    return [*(folder.report(suffix) for suffix in ("html", "md", "json")), *write_static(drawings, folder.path)]

@@ -116,19 +116,20 @@ def client() -> "MlflowClient":
     return MlflowClient()
 
 
-def run_exists(run_id: str) -> bool:
-    """Whether a run is there and not deleted.
+def run_status(run_id: str) -> str | None:
+    """RUNNING, FINISHED, FAILED or KILLED; None: the run isn't there, or is deleted.
 
     Raises: Exception: the store can't be asked.
     """
     from mlflow.exceptions import MlflowException
 
     try:
-        return bool(client().get_run(run_id).info.lifecycle_stage == "active")
+        info = client().get_run(run_id).info
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
+            return None
         raise
+    return str(info.status) if info.lifecycle_stage == "active" else None
 
 
 def reopen(run_id: str) -> None:

@@ -11,7 +11,7 @@ from harness.records import CellResult
 from harness.reports.decision import experiment_argument
 from harness.store import ExperimentFolder, write_text
 from harness.tracking.base import RunStatus
-from harness.tracking.connection import client, deliver, reopen, run_exists, source_tags
+from harness.tracking.connection import client, deliver, reopen, run_status, source_tags
 from harness.tracking.notes import NOTE_TAG, experiment_note
 from harness.tracking.outcomes import SWEEP_COLUMNS, compared_fields, swept_everywhere
 from harness.tracking.ownership import ERROR_TAG, MAX_TAG_LENGTH, owner_tags
@@ -24,7 +24,7 @@ def open_parent_run(folder: ExperimentFolder, experiment_id: str, name: str, con
     store = client()
     if folder.parent_run_id.exists():
         run_id = folder.parent_run_id.read_text().strip()
-        if run_exists(run_id):
+        if run_status(run_id):
             reopen(run_id)
             return run_id
     tags = {

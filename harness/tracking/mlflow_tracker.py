@@ -17,7 +17,7 @@ from harness.records import CellResult, Generation, SplitSummary, SuiteResult, T
 from harness.secrets import redacted_settings
 from harness.store import CellFolder, write_text
 from harness.tracking.base import NullTracker, RunStatus, Tracker
-from harness.tracking.connection import client, deliver, experiment_id_of, reopen, run_exists, source_tags
+from harness.tracking.connection import client, deliver, experiment_id_of, reopen, run_status, source_tags
 from harness.tracking.logged_datasets import DatasetLink, split_inputs, split_link, suite_input, suite_link
 from harness.tracking.logged_models import checkpoint_step, evaluated_model, log_checkpoint
 from harness.tracking.ownership import ERROR_TAG, MAX_TAG_LENGTH, owner_tags
@@ -43,11 +43,16 @@ class MlflowTracker:
         self._spec = spec
         self._folder = folder
         self._missed: list[str] = []
-        self.owes = folder.undelivered.exists()
         self._experiment_id = experiment_id
         self._has_new_answers = False
-        is_new = not folder.run_id.exists()
-        self.run_id = self._open(spec, folder, experiment_id)
+        earlier = folder.run_id.read_text().strip() if folder.run_id.exists() else ""
+        status = run_status(earlier) if earlier else None
+        is_new = not earlier
+        # One that was stopped may lack what was recorded just then, one that somebody deleted lacks all.
+        self.owes = folder.undelivered.exists() or (not is_new and status != "FINISHED")
+        if status:
+            reopen(earlier)
+        self.run_id = earlier if status else self._made(spec, folder, experiment_id)
         # Until `close` knows better; a process may be killed at any moment.
         note_undelivered(folder, ["everything since it was opened"])
         self._writer = MetricWriter(self._client, self.run_id, is_new=is_new)
@@ -55,11 +60,7 @@ class MlflowTracker:
         self._log_swept()
         self._monitor = self._watch_machine() if spec.system_metrics else None
 
-    def _open(self, spec: CellSpec, folder: CellFolder, experiment_id: str) -> str:
-        if folder.run_id.exists() and run_exists(folder.run_id.read_text().strip()):
-            run_id = folder.run_id.read_text().strip()
-            reopen(run_id)
-            return run_id
+    def _made(self, spec: CellSpec, folder: CellFolder, experiment_id: str) -> str:
         cell = spec.cell
         tags = {
             **source_tags(spec.experiment),

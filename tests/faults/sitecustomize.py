@@ -213,6 +213,10 @@ def _patch_experiment(module: ModuleType) -> None:
     _before(module, "write_reports", lambda *_, **__: strike("report"))
 
 
+def _patch_tracker(module: ModuleType) -> None:
+    _before(module.MlflowTracker, "_log_table", lambda *_: strike("logging"))
+
+
 def _note_parent(_: ModuleType) -> None:
     os.environ[PARENT] = str(os.getpid())
 
@@ -220,7 +224,7 @@ def _note_parent(_: ModuleType) -> None:
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "harness.cli.run": _note_parent, "harness.experiment": _patch_experiment, "harness.pipeline": _patch_pipeline,
     "harness.train.trainer": _patch_trainer, "transformers.trainer": _patch_transformers,
-    "harness.models.answer_cache": _patch_answers,
+    "harness.models.answer_cache": _patch_answers, "harness.tracking.mlflow_tracker": _patch_tracker,
 }  # fmt: skip
 
 
