@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 STATE = "trainer_state.json"
 BROKEN = "broken-"
 # Needed to train on, and by nobody who loads the model.
-OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "optimizer_[0-9]*")
 PICKLED_ZIPS = ("*.pt", "*.pth", "*.bin")
 
 
@@ -191,4 +191,5 @@ def tidy(folder: CellFolder, keep: Keep) -> None:
         for pattern in OPTIMIZER_FILES:
             for file in path.glob(pattern):
                 with contextlib.suppress(OSError):  # somebody else's, or on a disk that is read-only by now
-                    file.unlink(missing_ok=True)
+                    # FSDP keeps the states of its processes in a folder.
+                    shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)

@@ -195,10 +195,13 @@ def test_all_keeps_every_checkpoint_and_the_policy_is_no_part_of_a_cell(interrup
 
 def test_best_and_last_keep_their_weights_alone(cut: CellFolder) -> None:
     set_aside(cut.checkpoints / "checkpoint-4", "for a test")
+    shards = cut.checkpoints / "checkpoint-2" / "optimizer_0"  # FSDP's
+    shards.mkdir()
+    (shards / "__0_0.distcp").touch()
     tidy(cut, "best+last")
     assert names(cut) == ["checkpoint-2"]
     left = {path.name for path in (cut.checkpoints / "checkpoint-2").iterdir()}
-    assert not left & {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    assert not left & {"optimizer.pt", "optimizer_0", "scheduler.pt", "rng_state.pth"}
     assert {"model.safetensors", "config.json", "tokenizer.json", "trainer_state.json"} <= left
     assert what_is_wrong(cut.checkpoints / "checkpoint-2", trains_on=False) == ""
 
