@@ -189,16 +189,18 @@ def deliver(folders: Sequence[Path]) -> None:
             shutil.rmtree(cell.checkpoints, ignore_errors=True)
 
 
-def bring_back(cells: Sequence[CellFolder], digests: Sequence[str]) -> str:
+def bring_back(cells: Sequence[CellFolder], digests: Sequence[str], *, is_patient: bool = True) -> str:
     """Restores the records of cells that ended on a node into their folders here; returns what is missing, in a few words.
 
     Args:
         cells: their folders, each with its `cell.json`.
         digests: SHA-256 of the result that each has on the node; empty where it has none.
+        is_patient: whether to wait for a store that is away.
     """
     for cell, digest in zip(cells, digests, strict=True):
         try:
-            missing = patiently(partial(_bring_cell_back, cell, digest))
+            bring = partial(_bring_cell_back, cell, digest)
+            missing = patiently(bring) if is_patient else bring()
         except Exception as error:  # whatever the store's driver or HTTP library raises
             logger.warning("%s", unreachable(current_uri(), error))
             missing = "the records"

@@ -300,3 +300,33 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, monkeypatc
     (tmp_path / f"sft-harness-{os.getuid()}").chmod(0o777)
     with pytest.raises(StoreError, match="not a folder of this user's alone"):
         travel._own_folder()
+
+
+def test_a_store_that_is_away_for_a_while_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(travel, "PAUSE_SECONDS", 0.0)
+    answers = iter([ConnectionError("refused"), TimeoutError("silent"), None])
+
+    def call() -> str:
+        if (error := next(answers)) is not None:
+            raise error
+        return "there"
+
+    assert travel.patiently(call) == "there"
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"), [(ValueError("refused for good"), 600.0), (ConnectionError("away"), 0.0)]
+)
+def test_a_store_that_refuses_or_is_away_for_too_long_is_not(
+    error: Exception, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(travel, "AWAY_SECONDS", seconds)
+    calls = []
+
+    def call() -> None:
+        calls.append(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        travel.patiently(call)
+    assert len(calls) == 1

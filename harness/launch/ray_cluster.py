@@ -172,9 +172,9 @@ class RayLauncher:
 
         for task in _ended(list(stopped)) if stopped and ray.is_initialized() else ():
             with contextlib.suppress(Exception):  # the node is gone, say: the next `harness run` starts the cell anew
-                self._told(ray.get(task), stopped[task])
+                self._told(ray.get(task), stopped[task], is_patient=False)
 
-    def _told(self, outcome: Outcome, item: _Running) -> PackState | None:
+    def _told(self, outcome: Outcome, item: _Running, *, is_patient: bool = True) -> PackState | None:
         """What a task that ended says."""
         if outcome.trouble:
             self._avoid(outcome.node_id, outcome.node, outcome.trouble)
@@ -189,7 +189,8 @@ class RayLauncher:
         if outcome.log is not None:
             with item.order.job.log.open("a", encoding="utf-8") as log:
                 log.write(outcome.log)
-            missing = bring_back([CellFolder(path) for path in item.order.job.folders], outcome.results)
+            folders = [CellFolder(path) for path in item.order.job.folders]
+            missing = bring_back(folders, outcome.results, is_patient=is_patient)
             if missing:
                 return PackState(item.place, KILLED, f"{missing} did not come back from node {outcome.node}")
         why = "" if outcome.exit_code == FINISHED else f"on node {outcome.node}"
