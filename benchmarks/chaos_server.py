@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 START_SECONDS = 120.0
+# It would start workers for jobs that nobody submits.
+ALONE = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 POLL_SECONDS = 0.05
 
 
@@ -39,7 +41,9 @@ def tracking_server(folder: Path, outage: Path) -> Iterator[Server]:
         "--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(artifacts), "--serve-artifacts",
     ]  # fmt: skip
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=folder, env=os.environ | ALONE, stdout=log, stderr=log, start_new_session=True
+        )
     gate = _Gate(front, behind, outage)
     try:
         _wait_until_ready(process, f"http://127.0.0.1:{behind}/health", folder / "server.log")

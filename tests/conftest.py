@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks.chaos_server import tracking_server
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -56,6 +58,14 @@ ranking: {by: held_out.nll, gates: []}
 launch: {workers: 2}
 tracking: {system_metrics: false}
 """
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real tracking server that hands artifacts over HTTP."""
+    folder = tmp_path_factory.mktemp("server")
+    with tracking_server(folder, folder / "outage") as running:
+        yield running.uri
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.clusters.slurm_node import missing_programs, slurm_node
 from harness.errors import LaunchError
-from harness.launch import slurm, slurm_task
+from harness.launch import slurm, slurm_queue, slurm_task
 from harness.launch.base import PackJob
 from harness.launch.slurm import SlurmLauncher
 from harness.launch.slurm_queue import LIVING, job_states
@@ -242,6 +242,14 @@ def test_the_end_of_a_job_is_told_by_slurm_and_its_worker(
     if kept is not None:
         (tmp_path / "slurm" / "7_0_0_result.pkl").write_bytes(pickle.dumps(kept))
     assert launcher._outcome("7_0", state) == expected
+
+
+def test_a_job_that_waits_for_somebody_is_told_from_one_that_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = "7_0|PENDING|JobHeldUser\n7_1|PENDING|Resources\n7_2|PENDING|launch failed requeued held\n7_3|RUNNING|None\n8|PENDING|JobHeldUser\n"
+    monkeypatch.setattr(slurm_queue, "_ask", lambda command: queue if command[0] == "squeue" else None)
+    assert job_states(["7_0", "7_1", "7_2", "7_3"]) == {
+        "7_0": "HELD", "7_1": "PENDING", "7_2": "HELD", "7_3": "RUNNING",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

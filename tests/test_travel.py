@@ -2,13 +2,10 @@
 
 import json
 import os
-import signal
-import socket
 import stat
 import subprocess
 import sys
 import time
-import urllib.request
 import zipfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,31 +48,6 @@ from harness.suite import Suite
 SUITE = Suite(name="own", version=1, description="Mine.", scorers={"exact_match": SCORERS["exact_match"]})
 """
 TEMPLATE = Path(__file__).parent.parent / "experiments" / "chatml_end_not_trained.jinja"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server that serves artifacts."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(600):
-            assert process.poll() is None, (folder / "log").read_text()
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 class Elsewhere:

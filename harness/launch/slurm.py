@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.errors import LaunchError
 from harness.launch.base import SIGNALLED, PackJob, PackState
-from harness.launch.slurm_queue import LIVING, WAITING, cancel, job_states
+from harness.launch.slurm_queue import HELD, LIVING, WAITING, cancel, job_states
 from harness.launch.slurm_task import PackTask, stop_file
 from harness.launch_config import LaunchConfig
 from harness.store import CellFolder, ExperimentFolder, write_text
@@ -108,6 +108,7 @@ class SlurmLauncher:
     def _follow(self, jobs: dict[int, str]) -> Iterator[PackState]:
         """Takes jobs away as they end; a job that Slurm starts again hasn't ended."""
         running: set[int] = set()
+        held: set[int] = set()
         pause = POLL_SECONDS[0]
         while jobs:
             states = job_states(list(jobs.values()))
@@ -117,6 +118,9 @@ class SlurmLauncher:
             before = (len(jobs), len(running))
             for index, job in list(jobs.items()):
                 state = states.get(job)
+                if state == HELD and index not in held:
+                    held.add(index)
+                    logger.warning("Slurm job %s is held; `scontrol release %s` lets it start", job, job)
                 if state in WAITING and index in running:
                     logger.warning("Slurm job %s was stopped and waits to go on", job)
                     running.discard(index)

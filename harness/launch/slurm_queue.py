@@ -6,12 +6,14 @@ from collections.abc import Collection, Sequence
 
 from harness.errors import LaunchError
 
+HELD = "HELD"
+"""Not one of Slurm's, which calls such a job PENDING: it waits for somebody to release it."""
 LIVING = frozenset(
-    ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING",
+    (HELD, "PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING",
      "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 )  # fmt: skip
 WAITING = frozenset(
-    ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+    (HELD, "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 )
 COMMAND_SECONDS = 120
 
@@ -19,7 +21,7 @@ COMMAND_SECONDS = 120
 def job_states(jobs: Collection[str]) -> dict[str, str] | None:
     """The state of each job that Slurm still knows; None where it doesn't answer now."""
     # By user, not by job: an id that it has forgotten is an error to squeue.
-    queue = _ask(["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T"])
+    queue = _ask(["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%r"])
     if queue is None:
         return None
     found = _parsed(queue, jobs)
@@ -47,9 +49,14 @@ def cancel(jobs: Sequence[str], *options: str) -> None:
 
 
 def _parsed(text: str, jobs: Collection[str]) -> dict[str, str]:
-    lines = (line.strip().split("|") for line in text.splitlines() if "|" in line)
-    # "CANCELLED by 1000" is sacct's way of saying who did it.
-    return {job: state.split()[0] for job, state in lines if job in jobs and state}
+    found = {}
+    for line in text.splitlines():
+        job, _, rest = line.strip().partition("|")
+        state, _, reason = rest.partition("|")
+        if job in jobs and state:
+            # "CANCELLED by 1000" is sacct's way of saying who did it.
+            found[job] = HELD if state == "PENDING" and "held" in reason.lower() else state.split()[0]
+    return found
 
 
 def _ask(command: Sequence[str]) -> str | None:
