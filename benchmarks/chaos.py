@@ -9,6 +9,7 @@ Prints `{"kills", "lost", "duplicated", "wrong_status", "table"}` with `--json`,
 import argparse
 import json
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -164,6 +165,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="work in this folder, which must not exist, and leave it")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
+    # A job in the background of a script ignores SIGINT, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if options.keep:
         options.keep.mkdir(parents=True)
         table = measure(options.keep.resolve(), options)
