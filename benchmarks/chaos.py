@@ -113,11 +113,12 @@ def campaign(folder: Path, cases: Sequence[Case], **options: Any) -> list[dict[s
 
 
 def with_server(folder: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """Every outage lasts until its life ends, so each case has a grid of its own."""
+    """Every outage lasts until its life ends, so each case has a grid of its own, and a server that knows of no other."""
     rows = []
-    with tracking_server(folder, folder / "outage") as server:
-        for index, case in enumerate(cases):
-            rows += campaign(folder / f"outage{index}", [case], workers=1, server=server)
+    for index, case in enumerate(cases):
+        place = folder / f"outage{index}"
+        with tracking_server(place / "server", place / "outage") as server:
+            rows += campaign(place, [case], workers=1, server=server)
     return rows
 
 
