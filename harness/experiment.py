@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -100,8 +100,9 @@ def _ending_truthfully(made: Plan) -> Iterator[None]:
             is_stop = isinstance(error, KeyboardInterrupt | SystemExit)
             reason = "stopped by a signal" if is_stop else str(error) or type(error).__name__
             status: RunStatus = "KILLED" if is_stop else "FAILED"
-            note_untold(made.folder, status, reason)
             connection.deliver("status", lambda: _end_parent(made, status, reason))
+            with suppress(StoreError):  # the disk may be full, and what ended it counts
+                note_untold(made.folder, status, reason)
         raise
 
 
@@ -233,17 +234,16 @@ def _log(made: Plan, ranking: Ranking, collected: Collected, files: Sequence[Pat
     """Tells MLflow; where it is away the note in the folder stays, and `harness sync` does it later."""
     if not made.folder.parent_run_id.exists():
         return
-    note_untold(made.folder)
+    # The report is on disk, so that is how it ended, whoever tells MLflow.
+    note_untold(made.folder, "FAILED" if failed else "FINISHED")
     write_plan(made)
     try:
         with connection.noting() as missed:
             _tell(made, ranking, collected, files, failed=failed)
     except Exception as error:  # whatever the store raises: the report is on disk
         logger.warning("the report could not be sent to MLflow: %s; `harness sync` sends it later", error)
-        missed = ["the report"]
-    if missed:
-        note_untold(made.folder, "FAILED" if failed else "FINISHED")
-    else:
+        return
+    if not missed:
         made.folder.undelivered.unlink()
 
 

@@ -1,11 +1,16 @@
 """The same work on many things, on all cores."""
 
+import logging
 import multiprocessing
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 MANY = 24
@@ -34,8 +39,16 @@ def each(work: Callable[[int], T], count: int, *, worth_it: int = MANY) -> Itera
         yield from (work(position) for position in range(count))
         return
     # Functions that are not at the top of a module can't be sent to a process, but a forked one has them already.
-    with multiprocessing.get_context("fork").Pool(processes, _take, (work,)) as pool:
-        yield from pool.imap(_taken, range(count), chunksize=4 if count >= MANY else 1)
+    fork = multiprocessing.get_context("fork")
+    done = 0
+    with ProcessPoolExecutor(processes, mp_context=fork, initializer=_take, initargs=(work,)) as pool:
+        try:
+            for made in pool.map(_taken, range(count), chunksize=4 if count >= MANY else 1):
+                yield made
+                done += 1
+        except BrokenProcessPool:  # one was killed, for memory say
+            logger.warning("a process died; its work is done here")
+    yield from (work(position) for position in range(done, count))
 
 
 def _take(work: Callable[[int], Any]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -33,6 +34,8 @@ BUNDLES = "harness/travel"
 AWAY_SECONDS = 600.0
 """For a tracking server that is away when a cell starts or ends on a node that doesn't share the folder."""
 PAUSE_SECONDS = 10.0
+# What servers and proxies refuse for good: too large a file (413), say. Not 408 and 429, which ask for patience.
+REFUSED = re.compile(r"\b4(?!08|29)\d\d Client Error|failed with error code 4(?!08|29)\d\d")
 
 
 class Bundle(NamedTuple):
@@ -87,7 +90,7 @@ def patiently(call: Callable[[], T]) -> T:
         try:
             return call()
         except Exception as error:
-            if not is_away(error) or time.monotonic() >= deadline:
+            if not is_away(error) or REFUSED.search(str(error)) or time.monotonic() >= deadline:
                 raise
             logger.warning("%s; it is tried again", unreachable(current_uri(), error))
             time.sleep(PAUSE_SECONDS)

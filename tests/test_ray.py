@@ -155,18 +155,27 @@ def other_version(folder: Path) -> Path:
     return folder
 
 
+def no_harness(folder: Path) -> Path:
+    """Where the harness can't be imported from."""
+    (folder / "harness").mkdir(parents=True)
+    (folder / "harness" / "__init__.py").touch()
+    return folder
+
+
 def test_a_lost_node_and_one_that_is_unfit_cost_nothing_but_time(cluster: Any, local: Path, tmp_path: Path) -> None:
-    strange = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(other_version(tmp_path / "other"))})
+    paths = (other_version(tmp_path / "other"), no_harness(tmp_path / "without"))
+    unfit = [cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(path)}) for path in paths]
     process = begin(tmp_path, *by_ray(cluster))
     wait_until(lambda: has_begun(tmp_path, "full"), process)
     log = (cells(tmp_path)["full"] / "log.txt").read_text()
     node = next(n for n in cluster.worker_nodes if n.node_id in log)
     node.kill_raylet()
     err = end(process)
-    for gone in (node, strange):
+    for gone in (node, *unfit):
         cluster.remove_node(gone, allow_graceful=False)
     cluster.add_node(num_cpus=1)
     assert err.count("can't run a worker: it has sft-harness 0.0.0.dev0") == 1
+    assert err.count("can't run a worker: No module named 'harness.launch'; install sft-harness") == 1
     assert "of the Ray cluster died; it goes on elsewhere" in err
     again = (cells(tmp_path)["full"] / "log.txt").read_text()
     assert again.count("Ray task on") == 2

@@ -245,10 +245,10 @@ def test_the_end_of_a_job_is_told_by_slurm_and_its_worker(
 
 
 def test_a_job_that_waits_for_somebody_is_told_from_one_that_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = "7_0|PENDING|JobHeldUser\n7_1|PENDING|Resources\n7_2|PENDING|launch failed requeued held\n7_3|RUNNING|None\n8|PENDING|JobHeldUser\n"
+    queue = "7_0|PENDING|JobHeldUser\n7_1|PENDING|Resources\n7_2|PENDING|launch failed requeued held\n7_3|RUNNING|None\n7_4|REQUEUE_HOLD|None\n7_5|PENDING|ReqNodeNotAvail, UnavailableNodes:sheldon1\n8|PENDING|JobHeldUser\n"
     monkeypatch.setattr(slurm_queue, "_ask", lambda command: queue if command[0] == "squeue" else None)
-    assert job_states(["7_0", "7_1", "7_2", "7_3"]) == {
-        "7_0": "HELD", "7_1": "PENDING", "7_2": "HELD", "7_3": "RUNNING",
+    assert job_states([f"7_{task}" for task in range(6)]) == {
+        "7_0": "HELD", "7_1": "PENDING", "7_2": "HELD", "7_3": "RUNNING", "7_4": "HELD", "7_5": "PENDING",
     }  # fmt: skip
 
 

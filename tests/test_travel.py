@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from mlflow.exceptions import MlflowException
+from requests import HTTPError
 
 from harness import travel, travel_bundle
 from harness.cli.main import main
@@ -287,7 +289,13 @@ def test_a_store_that_is_away_for_a_while_is_asked_again(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("error", "seconds"), [(ValueError("refused for good"), 600.0), (ConnectionError("away"), 0.0)]
+    ("error", "seconds"),
+    [
+        (ValueError("refused for good"), 600.0),
+        (ConnectionError("away"), 0.0),
+        (HTTPError("413 Client Error: Request Entity Too Large for url: http://x"), 600.0),
+        (MlflowException("API request to /x failed with error code 403 != 200"), 600.0),
+    ],
 )
 def test_a_store_that_refuses_or_is_away_for_too_long_is_not(
     error: Exception, seconds: float, monkeypatch: pytest.MonkeyPatch

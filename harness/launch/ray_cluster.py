@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import pickle
 import re
 import signal
 import time
@@ -11,16 +12,16 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import harness
 from harness.config import api_key
 from harness.errors import LaunchError
 from harness.grid import CellSpec
 from harness.launch.base import FINISHED, PackJob, PackState
 from harness.launch.ray_connection import connect, quiet
-from harness.launch.ray_task import Order, Outcome, run_order
+from harness.launch.ray_nodes import far_task, living_nodes, share_of
+from harness.launch.ray_task import Order, Outcome
 from harness.launch_config import LaunchConfig
 from harness.stopping import SAME_SECONDS
-from harness.store import CellFolder, ExperimentFolder, read_record
+from harness.store import CellFolder, ExperimentFolder, read_record, write_text
 from harness.tracking.cell_runs import store_environment
 from harness.travel import Bundle, bring_back, send
 
@@ -33,6 +34,7 @@ ROOM_SECONDS = 120.0
 MAX_NODE_LOSSES = 3
 """Of one cell in one launch; each time it goes on elsewhere."""
 KILLED = -int(signal.SIGKILL)
+MARK = "ray-"
 NODE_ADDRESS = re.compile(r"Node IP: ([^,\s]+)")
 
 
@@ -40,13 +42,6 @@ class _Running(NamedTuple):
     place: int
     """Of the pack among all."""
     order: Order
-
-
-class _Node(NamedTuple):
-    id: str
-    address: str
-    resources: Mapping[str, float]
-    """What it has in all."""
 
 
 class RayLauncher:
@@ -60,11 +55,11 @@ class RayLauncher:
         connect(config.address)
         self._folder = folder
         self._workers = config.workers
-        self._resources = _share(config, [node.resources for node in _nodes()])
+        self._resources = share_of(config, [node.resources for node in living_nodes()])
         self._threads = max(1, int(self._resources["CPU"]) // config.processes_per_cell)
         self._bundle: Bundle | None = None
         self._unfit: dict[str, str] = {}
-        self._has_worked = False
+        self._has_worked = self._is_store_lost = False
         self._cells: Sequence[CellFolder] = ()
         if not self._room():
             raise LaunchError(self._no_room())
@@ -76,8 +71,7 @@ class RayLauncher:
 
     def launch(self, packs: Sequence[PackJob], environment: Mapping[str, str]) -> Generator[PackState]:
         """Runs every pack once the cluster has room for it; nodes that join are used, what a lost one ran goes on elsewhere."""
-        mark = self._folder.path / f"ray-{uuid.uuid4().hex}"
-        mark.touch()
+        mark = self._folder.path / f"{MARK}{uuid.uuid4().hex}"
         waiting = [_Running(index, self._order(pack, mark, environment)) for index, pack in enumerate(packs)]
         self._cells = [CellFolder(path) for pack in packs for path in pack.folders]
         running: dict[Any, _Running] = {}
@@ -85,13 +79,17 @@ class RayLauncher:
         started: set[int] = set()
         with quiet():
             try:
+                for old in self._folder.path.glob(f"{MARK}*"):
+                    old.unlink()
+                write_text(mark, "A node that sees this file shares the folder.")
                 last_room = time.monotonic()
                 while waiting or running:
                     room = self._num_at_once()
                     last_room = time.monotonic() if room else last_room
-                    # Then nothing runs either, though a task may wait for a node that was believed alive.
+                    # Then nothing runs either, but on nodes that are unfit for more; a task may wait for a node that was believed alive.
+                    at_work = bool(running) and any(node.id in self._unfit for node in living_nodes())
                     patience = 0.0 if self._unfit and not self._has_worked else ROOM_SECONDS
-                    if not room and time.monotonic() - last_room >= patience:
+                    if not room and not at_work and time.monotonic() - last_room >= patience:
                         raise LaunchError(f"{self._no_room()}; `harness run` then goes on where it stopped")
                     while waiting and len(running) < room:
                         item = waiting.pop(0)
@@ -117,7 +115,7 @@ class RayLauncher:
         keys = {cell.reference.api_key_env: api_key(cell.reference) for cell in cells if cell.reference}
         far = {**store_environment(), **{name: key for name, key in keys.items() if key}, **environment}
         names = ", ".join(cell.name for cell in cells)
-        return Order(pack, names, mark, Path.cwd(), far, harness.__version__, self._bundle)
+        return Order(pack, names, mark, Path.cwd(), far, self._bundle)
 
     def _submit(self, order: Order) -> Any:
         import ray
@@ -125,11 +123,12 @@ class RayLauncher:
         custom = {name: amount for name, amount in self._resources.items() if name not in ("CPU", "GPU", "memory")}
         elsewhere = {"ray.io/node-id": f"!in({','.join(self._unfit)})"} if self._unfit else None
         # Whether a lost task is worth another try is decided here, where it can be told.
-        task = ray.remote(run_order).options(
+        task = ray.remote(far_task()).options(
             num_cpus=self._resources["CPU"], num_gpus=self._resources.get("GPU", 0), resources=custom,
             memory=self._resources.get("memory"), label_selector=elsewhere, max_retries=0, name=f"{self._folder.path.name}: {order.names}",
         )  # fmt: skip
-        return task.remote(order)
+        # As bytes: a node without the harness can't make an `Order`.
+        return task.remote(pickle.dumps(order))
 
     def _num_at_once(self) -> int:
         room = self._room()
@@ -145,8 +144,9 @@ class RayLauncher:
 
         index, names = item.place, item.order.names
         try:
-            outcome: Outcome = ray.get(task)
+            outcome = Outcome(*ray.get(task))
         except NodeDiedError as error:
+            self._has_worked = True
             losses[index] += 1
             address = NODE_ADDRESS.search(str(error))
             why = f"node {address[1] if address else '(unknown)'} of the Ray cluster died"
@@ -157,11 +157,7 @@ class RayLauncher:
         except TaskCancelledError:
             return PackState(index, 128 + signal.SIGTERM, "cancelled (ray.cancel)")
         except RayTaskError as error:
-            trouble = f"{_cause(error)}; install sft-harness {harness.__version__} on every node"
-            for node in _nodes():
-                if node.address == error.ip:
-                    self._avoid(node.id, node.address, trouble)
-            return None
+            return PackState(index, KILLED, f"its Ray task failed: {_cause(error)}")
         except RayError as error:
             return PackState(index, KILLED, f"its Ray worker died: {_first_sentence(error)}")
         return self._told(outcome, item)
@@ -172,15 +168,15 @@ class RayLauncher:
 
         for task in _ended(list(stopped)) if stopped and ray.is_initialized() else ():
             with contextlib.suppress(Exception):  # the node is gone, say: the next `harness run` starts the cell anew
-                self._told(ray.get(task), stopped[task], is_patient=False)
+                self._told(Outcome(*ray.get(task)), stopped[task], is_stopping=True)
 
-    def _told(self, outcome: Outcome, item: _Running, *, is_patient: bool = True) -> PackState | None:
+    def _told(self, outcome: Outcome, item: _Running, *, is_stopping: bool = False) -> PackState | None:
         """What a task that ended says."""
         if outcome.trouble:
             self._avoid(outcome.node_id, outcome.node, outcome.trouble)
             return None
         if outcome.is_absent:
-            if self._bundle is None:
+            if self._bundle is None and not is_stopping:
                 logger.warning("node %s doesn't share %s; what it needs travels through the tracking server",
                                outcome.node, self._folder.path)  # fmt: skip
                 self._bundle = send(self._folder, self._cells, outcome.node)
@@ -190,7 +186,9 @@ class RayLauncher:
             with item.order.job.log.open("a", encoding="utf-8") as log:
                 log.write(outcome.log)
             folders = [CellFolder(path) for path in item.order.job.folders]
-            missing = bring_back(folders, outcome.results, is_patient=is_patient)
+            # A store that was away for so long with one cell is asked once with the next.
+            missing = bring_back(folders, outcome.results, is_patient=not (is_stopping or self._is_store_lost))
+            self._is_store_lost = bool(missing)
             if missing:
                 return PackState(item.place, KILLED, f"{missing} did not come back from node {outcome.node}")
         why = "" if outcome.exit_code == FINISHED else f"on node {outcome.node}"
@@ -210,40 +208,18 @@ class RayLauncher:
                 (math.floor(node.resources.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items()),
                 default=1,
             )
-            for node in _nodes()
+            for node in living_nodes()
             if node.id not in self._unfit
         )
 
     def _no_room(self) -> str:
         wanted = ", ".join(f"{name}: {amount:g}" for name, amount in self._resources.items())
         names = ("CPU", "GPU", *(name for name in self._resources if name not in ("CPU", "GPU")))
-        fit = [node.resources for node in _nodes() if node.id not in self._unfit]
+        fit = [node.resources for node in living_nodes() if node.id not in self._unfit]
         has = "; ".join(", ".join(f"{name}: {node.get(name, 0):g}" for name in names) for node in fit) or "no node"
         why = "".join(f"; {trouble}" for trouble in dict.fromkeys(self._unfit.values()))
         advice = "mend it" if why else "change launch.resources_per_cell"
         return f"no node of the Ray cluster has what a cell takes ({wanted}): it has {has}{why}; {advice} or add a node"
-
-
-def _nodes() -> list[_Node]:
-    """Those that live."""
-    import ray
-
-    listed: Any = ray.nodes  # without types
-    return [_Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"]) for node in listed() if node["Alive"]]
-
-
-def _share(config: LaunchConfig, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What a cell takes: what the file says, and of CPUs as many as go with its GPUs where it says nothing of them."""
-    given = dict(config.resources_per_cell)
-    processes = config.processes_per_cell
-    with_gpus = [node for node in nodes if node.get("GPU")]
-    if not given:
-        given = {"GPU": float(processes)} if with_gpus else {"CPU": float(processes)}
-    if "CPU" not in given:
-        gpus = given.get("GPU", 0.0)
-        shares = [math.floor(node.get("CPU", 0) / node["GPU"] * gpus) for node in with_gpus] if gpus else []
-        given["CPU"] = float(max(1, min(shares, default=processes)))
-    return given
 
 
 def _ended(tasks: Sequence[Any]) -> list[Any]:

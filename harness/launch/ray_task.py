@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import harness
 from harness.launch.base import SIGNALLED, PackJob
 from harness.launch.local import together
 
 POLL_SECONDS = 0.2
 LOG_TAIL = 1 << 20
 """Bytes of a worker's output that travel back from a node that doesn't share the folder."""
+NAMES_PATH = re.compile(r"_(HOME|CACHE|PATH|FILE|DIR|CREDENTIALS)$")
 # Asked before the worker is what it is: the kernel forgets nothing of it then.
 TIED = """\
 import ctypes, os, sys
@@ -42,7 +43,6 @@ class Order(NamedTuple):
     working_folder: Path
     environment: Mapping[str, str]
     """May hold passwords: it travels as an argument, which no list of tasks shows."""
-    version: str
     bundle: tuple[str, str] | None = None
     """MLflow run and digest of what a node fetches that doesn't share the folder."""
 
@@ -73,15 +73,12 @@ def token(file: Path) -> str:
         return ""
 
 
-def run_order(order: Order) -> Outcome:
+def run_order(order: Order, node_id: str) -> Outcome:
     """Runs a pack to its end in the folder that the node shares, or in one of its own."""
-    import ray
-
-    nowhere = Outcome(socket.gethostname(), ray.get_runtime_context().get_node_id(), 1)
+    nowhere = Outcome(socket.gethostname(), node_id, 1)
     order = order._replace(environment=_known_here(order.environment))
-    if harness.__version__ != order.version:
-        return nowhere._replace(trouble=f"it has sft-harness {harness.__version__}, not {order.version}")
-    if order.mark.exists():
+    # `Path.exists` raises below a folder that this user may not enter.
+    if os.path.exists(order.mark):  # noqa: PTH110
         return nowhere._replace(exit_code=_run_here(order.job, order.working_folder, order.environment))
     if order.bundle is None:
         return nowhere._replace(is_absent=True)
@@ -90,7 +87,11 @@ def run_order(order: Order) -> Outcome:
 
 def _known_here(environment: Mapping[str, str]) -> dict[str, str]:
     """Variables without those that name a folder or file (`HF_HOME`, say) which this node has not."""
-    return {name: value for name, value in environment.items() if not value.startswith("/") or Path(value).exists()}
+    return {
+        name: value
+        for name, value in environment.items()
+        if not (NAMES_PATH.search(name) and value.startswith("/") and not os.path.exists(value))  # noqa: PTH110
+    }
 
 
 def _place() -> str:

@@ -54,8 +54,11 @@ def _parsed(text: str, jobs: Collection[str]) -> dict[str, str]:
         job, _, rest = line.strip().partition("|")
         state, _, reason = rest.partition("|")
         if job in jobs and state:
+            is_held = (
+                state in ("REQUEUE_HOLD", "SPECIAL_EXIT") or reason.startswith("JobHeld") or reason.endswith(" held")
+            )
             # "CANCELLED by 1000" is sacct's way of saying who did it.
-            found[job] = HELD if state == "PENDING" and "held" in reason.lower() else state.split()[0]
+            found[job] = HELD if is_held else state.split()[0]
     return found
 
 
