@@ -44,7 +44,8 @@ def worker_cases(stages: Sequence[str] = STAGES) -> list[Case]:
     for stage in stages:
         # What MLflow doesn't take is no reason for a cell to fail: it is sent again.
         fails = ("FINISHED",) if stage == "logging" else ("FAILED",)
-        oom = ("FINISHED",) if stage == "training" else ("FINISHED", "FAILED")
+        trained = ("training", "checkpoint save")
+        oom = ("FINISHED",) if stage in trained else ("FINISHED", "FAILED")
         cases += [
             Case("exception", stage, statuses=fails),
             # A process that ends itself was neither killed nor did it say what went wrong.
@@ -52,7 +53,7 @@ def worker_cases(stages: Sequence[str] = STAGES) -> list[Case]:
             Case("SIGTERM", stage, statuses=("KILLED",)),
             Case("SIGKILL", stage),
             Case("SIGSEGV", stage),
-            Case("OOM", stage, statuses=oom, is_exact=stage != "training"),
+            Case("OOM", stage, statuses=oom, is_exact=stage not in trained),
             Case("full disk", stage, statuses=fails),
             Case("database locked", stage),
         ]

@@ -254,8 +254,6 @@ def test_slices_of_a_suite_are_in_its_dataset() -> None:
 
 def test_what_a_training_measures_before_its_first_step_is_there_once_and_estimates_change(store: MlflowClient) -> None:
     """A training that was killed before its first checkpoint measures it again, in another time."""
-    from harness.tracking.writer import MetricWriter
-
     run = store.create_run(store.create_experiment("again")).info.run_id
     for values in ({"eval_runtime": 1.0, "held_out.nll": 0.5}, {"eval_runtime": 2.0, "held_out.nll": 0.4}):
         writer = MetricWriter(store, run, is_new=False)
@@ -263,3 +261,18 @@ def test_what_a_training_measures_before_its_first_step_is_there_once_and_estima
         assert writer.close() == 0
     assert [point.value for point in store.get_metric_history(run, "eval_runtime")] == [1.0]
     assert store.get_run(run).data.metrics["held_out.nll"] == 0.4
+
+
+def test_a_checkpoint_that_was_trained_again_doubles_no_step_of_the_curve(store: MlflowClient) -> None:
+    """A training that ran out of memory measures a step again with a smaller batch, by a hair differently."""
+    experiment = store.create_experiment("smaller")
+    run = store.create_run(experiment).info.run_id
+    model = store.create_logged_model(experiment, source_run_id=run, name="last").model_id
+    writer = MetricWriter(store, run)
+    writer.put({"eval_loss": 3.8895097}, 4)
+    writer.put({"eval_loss": 3.8895096}, 4)
+    writer.put({"eval_loss": 3.8895096}, 4, MetricLink(model, "rows", "0123"))
+    assert writer.close() == 0
+    assert {(point.step, point.value) for point in store.get_metric_history(run, "eval_loss")} == {(4, 3.8895097)}
+    assert len({point.timestamp for point in store.get_metric_history(run, "eval_loss")}) == 1
+    assert [metric.key for metric in store.get_logged_model(model).metrics] == ["eval_loss"]

@@ -40,17 +40,18 @@ class KnownPoints:
     def missing(self, metric: "Metric") -> "Metric | None":
         """The metric as it has to be sent; None where its curve has that step.
 
-        A measurement that belongs to a logged model too is sent at the time of the point that the curve has, which the store
-        takes for the same one. Estimates, at step 0, change where an evaluation does.
+        A measurement that belongs to a logged model too is sent as the point that the curve has, which the store takes for the
+        same one; a training that began again with a smaller batch measures it by a hair differently. Estimates, at step 0,
+        change where an evaluation does.
 
         Raises: Exception: the store can't be asked.
         """
         curve = self._curve(metric.key)
         known = curve.get(metric.step)
-        if known is not None and metric.model_id and known.says(metric.value):
-            metric = _at(metric, known.timestamp)
-        elif known is not None and not metric.model_id and (_is_of_training(metric) or known.says(metric.value)):
-            return None
+        if known is not None and (_is_of_training(metric) or known.says(metric.value)):
+            if not metric.model_id:
+                return None
+            metric = _as(metric, known)
         curve[metric.step] = Point(metric.timestamp, metric.value)
         return metric
 
@@ -69,10 +70,10 @@ def _is_of_training(metric: "Metric") -> bool:
     return bool(metric.step > 0 or metric.key.startswith(("eval_", "train_probe_")))
 
 
-def _at(metric: "Metric", timestamp: int) -> "Metric":
+def _as(metric: "Metric", known: Point) -> "Metric":
     from mlflow.entities import Metric
 
     return Metric(
-        metric.key, metric.value, timestamp, metric.step, model_id=metric.model_id, dataset_name=metric.dataset_name,
+        metric.key, known.value, known.timestamp, metric.step, model_id=metric.model_id, dataset_name=metric.dataset_name,
         dataset_digest=metric.dataset_digest, run_id=metric.run_id,
     )  # fmt: skip
