@@ -144,11 +144,20 @@ def measure(root: Path, options: argparse.Namespace) -> Table:
     if options.only != "kills":
         share = 1.0 if options.only else MATRIX_SHARE
         rows += matrix(root, started + share * (until - started), quick=options.quick)
+        # An hour of kills is still to come.
+        publish(rows, options.markdown)
     if options.only != "matrix" and time.monotonic() < until:
         found = Killer(root / "kills", seed=options.seed, until=until).run(options.kills)
         kills = found.total
         rows.append(found.row())
+        publish(rows, options.markdown)
     return Table(kills, rows)
+
+
+def publish(rows: Sequence[dict[str, Any]], page_file: Path | None) -> None:
+    """Writes the page with what is known so far."""
+    if page_file:
+        page_file.write_text(page(rows))
 
 
 def main() -> None:
@@ -174,8 +183,6 @@ def main() -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             table = measure(Path(folder), options)
-    if options.markdown:
-        options.markdown.write_text(page(table.rows))
     print(json.dumps(table.as_json()) if options.json else "\n".join(tables(table.rows)))
     sys.exit(0 if table.is_clean else 1)
 
