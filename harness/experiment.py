@@ -106,6 +106,12 @@ def _ending_truthfully(made: Plan) -> Iterator[None]:
         raise
 
 
+def _reopen_parent(made: Plan) -> None:
+    """From here on this process works on the run; else one that is killed would leave it as an earlier one ended it."""
+    connection.connect(tracking_uri(made.config.tracking), made.config.name)
+    connection.reopen(made.folder.parent_run_id.read_text().strip())
+
+
 def _end_parent(made: Plan, status: RunStatus, reason: str) -> None:
     # Where there was nothing to train no store was chosen yet.
     connection.connect(tracking_uri(made.config.tracking), made.config.name)
@@ -219,6 +225,9 @@ def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
     is_told = not made.folder.undelivered.exists()
     if not changed and is_told and made.folder.report("html").exists() and _is_known(made.folder, ranking):
         return ranking, no_failure
+    if not is_told and made.folder.parent_run_id.exists():
+        note_untold(made.folder)
+        connection.deliver("status", lambda: _reopen_parent(made))
     write_record(made.folder.ranking, ranking)
     files = write_reports(made.config, made.folder, ranking, cells, references, findings)
     _log(made, ranking, collected, files, failed=not no_failure)

@@ -58,9 +58,6 @@ def close_parent_run(run_id: str, files: Sequence[Path], tags: Mapping[str, str]
     for path in files:
         store.log_artifact(run_id, str(path), "charts" if path.parent.name == "charts" else None)
     store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    if ERROR_TAG in store.get_run(run_id).data.tags:
-        # Of an earlier start.
-        store.delete_tag(run_id, ERROR_TAG)
     store.set_terminated(run_id, "FAILED" if failed else "FINISHED")
 
 
