@@ -1,6 +1,7 @@
 """Does a grid survive whatever happens to it? Real faults in real processes, each compared with an uninterrupted run.
 
     python benchmarks/chaos.py [--quick] [--only matrix|kills] [--kills 100] [--seed 0] [--minutes 20] [--json] [--markdown FILE]
+    python benchmarks/chaos.py --only workers|parents|outages|disks --beside EARLIER.json --markdown FILE
 
 Prints `{"kills", "lost", "duplicated", "wrong_status", "table"}` with `--json`, else the tables; progress goes to stderr.
 `--quick` takes a part of the matrix and as many kills as 20 minutes allow. Exit code 1: something was lost, doubled or wrong.
@@ -35,6 +36,8 @@ RESERVE_SECONDS = 240.0
 MATRIX_SHARE = 0.6
 """Of the time: after it no further part of the matrix begins, so that some is left for random kills."""
 DISK_BYTES = 1 << 30
+PARTS = ("workers", "parents", "outages", "disks")
+"""Of the matrix."""
 # Each kind once or twice, each stage several times.
 QUICK = (
     "exception-at-splits", "sys-exit-at-training", "SIGTERM-at-training", "SIGTERM-at-result-write", "SIGKILL-at-checkpoint-save",
@@ -84,20 +87,20 @@ def chosen(names: Sequence[str]) -> list[Case]:
     return [known[name] for name in names]
 
 
-def matrix(root: Path, until: float, *, quick: bool) -> list[dict[str, Any]]:
-    """The rows of all faults that there was time for."""
+def matrix(root: Path, until: float, *, quick: bool, only: str | None) -> list[dict[str, Any]]:
+    """The rows of all faults, or of one part of them, that there was time for."""
     workers, parents = (
         (chosen(QUICK), chosen(QUICK_PARENT)) if quick else (worker_cases(), [*parent_cases(), *report_cases()])
     )
     stages = ("training", "report") if quick else (*STAGES, "report")
-    parts: list[Callable[[], list[dict[str, Any]]]] = [
-        lambda: campaign(root / "workers", workers, workers=2),
-        lambda: campaign(root / "parents", parents, workers=1),
-        lambda: with_server(root / "server", store_cases("server down", stages)),
-        lambda: with_small_disk(root / "disk", store_cases("disk fills up", stages)),
-    ]
+    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "workers": lambda: campaign(root / "workers", workers, workers=2),
+        "parents": lambda: campaign(root / "parents", parents, workers=1),
+        "outages": lambda: with_server(root / "server", store_cases("server down", stages)),
+        "disks": lambda: with_small_disk(root / "disk", store_cases("disk fills up", stages)),
+    }
     rows: list[dict[str, Any]] = []
-    for part in parts:
+    for part in [parts[only]] if only in parts else parts.values():
         if time.monotonic() > until:
             logger.warning("no time is left for a part of the matrix")
             break
@@ -143,21 +146,23 @@ def measure(root: Path, options: argparse.Namespace) -> Table:
     rows, kills = [], 0
     if options.only != "kills":
         share = 1.0 if options.only else MATRIX_SHARE
-        rows += matrix(root, started + share * (until - started), quick=options.quick)
+        rows += matrix(root, started + share * (until - started), quick=options.quick, only=options.only)
         # An hour of kills is still to come.
-        publish(rows, options.markdown)
-    if options.only != "matrix" and time.monotonic() < until:
+        publish(rows, options)
+    if options.only in (None, "kills") and time.monotonic() < until:
         found = Killer(root / "kills", seed=options.seed, until=until).run(options.kills)
         kills = found.total
         rows.append(found.row())
-        publish(rows, options.markdown)
+        publish(rows, options)
     return Table(kills, rows)
 
 
-def publish(rows: Sequence[dict[str, Any]], page_file: Path | None) -> None:
-    """Writes the page with what is known so far."""
-    if page_file:
-        page_file.write_text(page(rows))
+def publish(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Writes the page with what is known so far, and with the rows of an earlier run that this one doesn't make again."""
+    if options.markdown:
+        earlier = json.loads(options.beside.read_text())["table"] if options.beside else []
+        both = {(row["fault"].lstrip("0123456789 "), row["stage"], row["to"]): row for row in (*earlier, *rows)}
+        options.markdown.write_text(page(list(both.values())))
 
 
 def main() -> None:
@@ -166,12 +171,17 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a part of the matrix, and kills as long as 20 minutes last"
     )
-    parser.add_argument("--only", choices=("matrix", "kills"), help="one of the two parts")
+    parser.add_argument(
+        "--only", choices=("matrix", *PARTS, "kills"), help="the faults, one part of them, or the kills"
+    )
     parser.add_argument("--kills", type=int, default=100, help="random SIGKILLs (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="of their moments and victims")
     parser.add_argument("--minutes", type=float, help="time for all of it (default 20 with --quick)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--markdown", type=Path, help="also write the page to this file")
+    parser.add_argument(
+        "--beside", type=Path, help="what an earlier run printed with --json: its rows go to the page, too"
+    )
     parser.add_argument("--keep", type=Path, help="work in this folder, which must not exist, and leave it")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")

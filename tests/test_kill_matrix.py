@@ -17,7 +17,7 @@ from benchmarks.chaos_server import tracking_server
 FAULTS = (
     "SIGINT-to-group-at-training", "SIGKILL-to-group-at-training", "exception-at-splits", "SIGTERM-at-training",
     "SIGKILL-at-checkpoint-save", "SIGSEGV-at-evaluation", "OOM-at-training", "full-disk-at-result-write",
-    "sys-exit-at-evaluation", "database-locked-at-training", "corrupt-checkpoint-at-checkpoint-saved", "SIGTERM-at-logging", "SIGTERM-at-report",
+    "sys-exit-at-evaluation", "database-locked-at-training", "corrupt-checkpoint-at-checkpoint-saved", "SIGTERM-at-logging", "exception-at-report", "SIGKILL-at-report",
 )  # fmt: skip
 
 
