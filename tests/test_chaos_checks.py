@@ -194,7 +194,7 @@ def test_what_is_wrong_is_counted_and_shown(tmp_path: Path) -> None:
         "kills": 3, "lost": 2, "duplicated": 0, "wrong_status": 1,
     }  # fmt: skip
     assert not table.is_clean
-    assert "| exception | a worker | FAILED, 1 |  |  |  |  |  | 2 | 0 | 1 |" in page(table.rows)
+    assert "| exception | a worker | FAILED, 1 |  |  |  |  |  |  | 2 | 0 | 1 |" in page(table.rows)
     assert "- a\n- b\n- c" in page(table.rows)
 
 

@@ -155,7 +155,8 @@ def test_many_cells_are_looked_through_by_several_processes_in_order(monkeypatch
         return (Finding(check="diverged", outcome="clear", severity="info", message=message),)
 
     monkeypatch.setattr("harness.forked.threading.active_count", lambda: 1)
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    for name in forked.THREADED:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr("harness.forked.os.sched_getaffinity", lambda _: {0, 1})
     found = [findings[0].message.split() for findings in forked.each(finding_at, forked.MANY)]
     assert [int(position) for position, _ in found] == list(range(forked.MANY))
