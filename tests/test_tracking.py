@@ -276,3 +276,18 @@ def test_a_checkpoint_that_was_trained_again_doubles_no_step_of_the_curve(store:
     assert {(point.step, point.value) for point in store.get_metric_history(run, "eval_loss")} == {(4, 3.8895097)}
     assert len({point.timestamp for point in store.get_metric_history(run, "eval_loss")}) == 1
     assert [metric.key for metric in store.get_logged_model(model).metrics] == ["eval_loss"]
+
+
+def test_a_cell_that_had_failed_first_gets_its_swept_fields_later(store: MlflowClient, tmp_path: Path) -> None:
+    _, results, ranking = grid(store)
+    first = results[0].model_copy(update={"overrides": {}})
+    other = results[1].model_copy(update={"overrides": {"training.max_steps": 3}})
+    log_outcomes(ExperimentFolder(tmp_path), ranking, [first.model_copy(update={"train": None}), other], {})
+    assert "sweep.training.max_steps" not in store.get_run(first.mlflow_run_id).data.params
+    trained = trained_for(5)
+    finished = first.model_copy(update={"train": trained.model_copy(update={"settings": {"training.max_steps": "5"}})})
+    for findings in ({}, {first.cell: (error_finding(),)}):
+        log_outcomes(ExperimentFolder(tmp_path), ranking, [finished, other], findings)
+        data = store.get_run(first.mlflow_run_id).data
+        assert (data.params["sweep.training.max_steps"], data.metrics["sweep/training.max_steps"]) == ("5", 5.0)
+    assert len(store.get_metric_history(first.mlflow_run_id, "sweep/training.max_steps")) == 1

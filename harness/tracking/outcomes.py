@@ -118,7 +118,12 @@ def _send(run_id: str, outcome: Outcome, *, is_new: bool) -> bool:
 
     def send() -> None:
         store = client()
-        store.log_batch(run_id, tags=tags, params=params if is_new else (), metrics=metrics if is_new else ())
+        data = None if is_new else store.get_run(run_id).data
+        # One that had failed when it was told of first has its settings only now.
+        known = {*data.params, *data.metrics} if data else set()
+        fresh_params = [param for param in params if param.key not in known]
+        fresh_metrics = [metric for metric in metrics if metric.key not in known]
+        store.log_batch(run_id, tags=tags, params=fresh_params, metrics=fresh_metrics)
         if outcome.findings:
             content = {"findings": [finding.model_dump(mode="json") for finding in outcome.findings]}
             store.log_dict(run_id, content, "findings.json")
