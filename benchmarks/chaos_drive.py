@@ -96,7 +96,7 @@ def start(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -
 
 def live(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Life:
     """The same to its end, and until its last process has gone."""
-    started, before = time.monotonic(), _size(folder / "out.txt")
+    started, before = time.monotonic(), size(folder / "out.txt")
     process = start(folder, *arguments, env=env)
     try:
         code = process.wait(RUN_SECONDS)
@@ -109,7 +109,8 @@ def live(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) ->
     return Life(code, time.monotonic() - started, output, left)
 
 
-def _size(path: Path) -> int:
+def size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
     return path.stat().st_size if path.exists() else 0
 
 

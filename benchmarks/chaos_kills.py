@@ -4,7 +4,6 @@ import logging
 import os
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import psutil
 import yaml
 
 from benchmarks.chaos_checks import Damage, damage, untrue
-from benchmarks.chaos_drive import ROOT, environment, live, members, reference_run, start, wait_for_orphans
+from benchmarks.chaos_drive import ROOT, environment, live, members, reference_run, size, start, wait_for_orphans
 from benchmarks.chaos_snapshot import read_snapshot
 
 logger = logging.getLogger(__name__)
@@ -83,6 +82,7 @@ class Killer:
         self._until = until
         self._victims = dict.fromkeys(VICTIMS, 0)
         self._wrong: list[str] = []
+        self._lives: list[int] = []
         self._name = write_quickstart(folder / "whole")
         self._longest_seconds = SHARE * reference_run(folder / "whole", "kills.yaml")
 
@@ -93,6 +93,7 @@ class Killer:
             grids += 1
             place = self._folder / f"grid{grids}"
             write_quickstart(place)
+            self._lives.clear()
             while not self._lives_to_the_end(place, kills):
                 pass
             reference = read_snapshot(self._folder / "whole", self._name)
@@ -108,7 +109,9 @@ class Killer:
 
     def _lives_to_the_end(self, place: Path, kills: int) -> bool:
         """One `harness run`, killed or not; whether it came to its end with all cells finished."""
+        said = size(place / "out.txt")
         process = start(place, "run", "kills.yaml", env=environment())
+        self._lives.append(process.pid)
         deadline = time.monotonic() + PATIENCE_SECONDS
         moment = time.monotonic() + self._random.uniform(0, self._longest_seconds)
         while process.poll() is None:
@@ -119,7 +122,7 @@ class Killer:
                 self._kill(process.pid)
                 moment = time.monotonic() + self._random.uniform(0, self._longest_seconds)
             time.sleep(0.02)
-        self._judge(place, process)
+        self._judge(place, process.returncode, (place / "out.txt").read_bytes()[said:].decode(errors="replace"))
         return process.returncode == 0
 
     def _kill(self, parent: int) -> None:
@@ -138,17 +141,15 @@ class Killer:
         self._victims[victim] += 1
         logger.info("kill %d: %s", sum(self._victims.values()), victim)
 
-    def _judge(self, place: Path, process: subprocess.Popen[bytes]) -> None:
+    def _judge(self, place: Path, code: int, said: str) -> None:
         """Exit code and statuses; mostly the next start comes while orphans of this one still live, as an impatient user's does."""
-        code = process.returncode
         # 1: a worker was killed twice in one life, and its cell is given up until the next one.
-        if code not in (0, 1, -signal.SIGKILL):
-            said = (place / "out.txt").read_text(errors="replace")[-300:]
-            self._wrong.append(f"{place.name}: exit code {code}: {said}")
+        if code not in (0, 1, -signal.SIGKILL) or "Traceback" in said:
+            self._wrong.append(f"{place.name}: exit code {code}: {said[-3000:]}")
         is_looked_after = code == -signal.SIGKILL and self._random.random() < RECONCILED
         if code == -signal.SIGKILL and not is_looked_after:
             return
-        left = wait_for_orphans(process.pid)
+        left = [command for life in self._lives for command in wait_for_orphans(life)]
         self._wrong += [f"{place.name}: it goes on without `harness run`: {command}" for command in left]
         # A life may be too short to make itself known to MLflow.
         if is_looked_after and read_snapshot(place, self._name).runs:
@@ -156,7 +157,8 @@ class Killer:
             if closed.exit_code != 0:
                 self._wrong.append(f"{place.name}: harness reconcile: {closed.output[-300:]}")
         found = read_snapshot(place, self._name)
-        self._wrong += [f"{place.name}: {text}" for text in untrue(found, may_run=False, allowed={})]
+        seen = f"{place.name}, life {len(self._lives)}, exit code {code}"
+        self._wrong += [f"{seen}: {text}" for text in untrue(found, may_run=False, allowed={})]
 
 
 def _workers(parent: int) -> list[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.checkpoint_config import Keep
 from harness.errors import ModelError
 from harness.records import TrainResult
+from harness.resources import BAD_ZIP
 from harness.store import CellFolder, read_record
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def _zip_problems(file: Path) -> Iterator[str]:
         with zipfile.ZipFile(file) as archive:
             if bad := archive.testzip():
                 yield f"{file.name}: {bad} has another checksum"
-    except (OSError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+    except BAD_ZIP as error:
         yield f"{file.name}: {error}"
 
 

@@ -100,22 +100,16 @@ def _ending_truthfully(made: Plan) -> Iterator[None]:
             is_stop = isinstance(error, KeyboardInterrupt | SystemExit)
             reason = "stopped by a signal" if is_stop else str(error) or type(error).__name__
             status: RunStatus = "KILLED" if is_stop else "FAILED"
-            connection.deliver("status", lambda: _end_parent(made, status, reason))
+            connection.deliver("status", lambda: experiment_run.end_run(_parent_run(made), status, reason))
             with suppress(StoreError):  # the disk may be full, and what ended it counts
                 note_untold(made.folder, status, reason)
         raise
 
 
-def _reopen_parent(made: Plan) -> None:
-    """From here on this process works on the run; else one that is killed would leave it as an earlier one ended it."""
+def _parent_run(made: Plan) -> str:
+    """Id of the experiment's run; chooses the store, which nobody did yet where there was nothing to train."""
     connection.connect(tracking_uri(made.config.tracking), made.config.name)
-    connection.reopen(made.folder.parent_run_id.read_text().strip())
-
-
-def _end_parent(made: Plan, status: RunStatus, reason: str) -> None:
-    # Where there was nothing to train no store was chosen yet.
-    connection.connect(tracking_uri(made.config.tracking), made.config.name)
-    experiment_run.end_run(made.folder.parent_run_id.read_text().strip(), status, reason)
+    return made.folder.parent_run_id.read_text().strip()
 
 
 def _refused(checks: Mapping[str, CellCheck], warn: Callable[[str], None], *, strict: bool) -> set[str]:
@@ -226,8 +220,9 @@ def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
     if not changed and is_told and made.folder.report("html").exists() and _is_known(made.folder, ranking):
         return ranking, no_failure
     if not is_told and made.folder.parent_run_id.exists():
+        # This process works on the run from here on; else one that is killed would leave it as an earlier one ended it.
         note_untold(made.folder)
-        connection.deliver("status", lambda: _reopen_parent(made))
+        connection.deliver("status", lambda: connection.reopen(_parent_run(made)))
     write_record(made.folder.ranking, ranking)
     files = write_reports(made.config, made.folder, ranking, cells, references, findings)
     _log(made, ranking, collected, files, failed=not no_failure)

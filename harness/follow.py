@@ -12,11 +12,10 @@ from typing import Literal
 
 from harness.errors import StoreError
 from harness.grid import Cell
-from harness.launch.base import FAILED, FINISHED, SIGNALLED, TAKEN, Launcher, PackJob, PackState
+from harness.launch.base import FAILED, FINISHED, TAKEN, Launcher, PackJob, PackState, was_stopped
 from harness.locks import is_held
 from harness.plan import Plan, is_done
 from harness.records import CellResult
-from harness.stopping import STOP_SIGNALS
 from harness.store import CellFolder, read_record, write_record
 from harness.tracking import connection, experiment_run, record_files
 from harness.tracking.base import STATUS_OF
@@ -198,11 +197,6 @@ def cause_of(exit_code: int) -> str:
         return f"exit code {exit_code}"
     name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else f"signal {-exit_code}"
     return f"{name}, often the kernel's when memory runs out" if name == "SIGKILL" else name
-
-
-def was_stopped(exit_code: int) -> bool:
-    """Whether a worker ended because it was told to."""
-    return exit_code in {code for number in STOP_SIGNALS for code in (-number, SIGNALLED + number)}
 
 
 def record_death(folder: CellFolder, cell: Cell, status: Literal["failed", "killed"], error: str) -> None:

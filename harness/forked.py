@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +18,6 @@ MANY = 24
 THREADED = ("torch", "vl_convert")
 """Libraries with threads of their own."""
 MAX_PROCESSES = 8
-_work: Callable[[int], Any] | None = None
-"""Of a forked process."""
 
 
 def each(work: Callable[[int], T], count: int, *, worth_it: int = MANY) -> Iterator[T]:
@@ -51,11 +49,16 @@ def each(work: Callable[[int], T], count: int, *, worth_it: int = MANY) -> Itera
     yield from (work(position) for position in range(done, count))
 
 
+class _Forked:
+    """An initializer can't hand anything on, so what it leaves behind belongs to the process."""
+
+    work: ClassVar[Callable[[int], Any] | None] = None
+
+
 def _take(work: Callable[[int], Any]) -> None:
-    global _work  # noqa: PLW0603
-    _work = work
+    _Forked.work = work
 
 
 def _taken(position: int) -> Any:
-    assert _work is not None, "set when the process began"
-    return _work(position)
+    assert _Forked.work is not None, "set when the process began"
+    return _Forked.work(position)

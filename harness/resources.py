@@ -2,7 +2,12 @@
 
 import hashlib
 import json
+import zipfile
+import zlib
 from pathlib import Path
+
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
+"""What reading a damaged or hostile zip archive raises."""
 
 EMBEDDED_PREFIX = "embedded:"
 DIGEST_LENGTH = 12

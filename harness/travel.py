@@ -67,7 +67,6 @@ def send(folder: ExperimentFolder, cells: Sequence[CellFolder], node: str) -> Bu
         made = Path(scratch) / "bundle.zip"
         bundle = Bundle(run_id, make_bundle(folder, cells, made))
         named = made.rename(made.with_name(Path(bundle.artifact).name))
-        logger.info("%.1f MiB go to MLflow for nodes that don't share the folder", named.stat().st_size / (1 << 20))
         try:
             patiently(lambda: _put_once(bundle, named))
         except Exception as error:  # whatever the store's driver or HTTP library raises
@@ -77,6 +76,7 @@ def send(folder: ExperimentFolder, cells: Sequence[CellFolder], node: str) -> Bu
 
 def _put_once(bundle: Bundle, file: Path) -> None:
     if not has_file(bundle.run_id, bundle.artifact):
+        logger.info("%.1f MiB go to MLflow for nodes that don't share the folder", file.stat().st_size / (1 << 20))
         put_file(bundle.run_id, file, BUNDLES)
 
 

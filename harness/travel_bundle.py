@@ -4,10 +4,9 @@ import re
 import shutil
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 from pydantic import Field
 
@@ -18,7 +17,7 @@ from harness.eval_config import EvalConfig, SourceConfig
 from harness.grid import CellSpec
 from harness.models.load import FINGERPRINTED, model_fingerprint
 from harness.records import Record
-from harness.resources import EMBEDDED_PREFIX, file_digest, is_file
+from harness.resources import BAD_ZIP, EMBEDDED_PREFIX, file_digest, is_file
 from harness.store import CellFolder, ExperimentFolder, read_record
 
 MANIFEST = "travel.json"
@@ -190,7 +189,7 @@ def open_bundle(archive: Path, digest: str, to: Path) -> Manifest:
                 # "x": nothing is ever written over, whatever the file system takes for the same name.
                 with content.open(member) as packed, path.open("xb") as file:
                     shutil.copyfileobj(_Bounded(packed, member.file_size), file, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except BAD_ZIP as error:
         raise StoreError(f"the bundle can't be unpacked: {error}") from error
     return read_record(to / MANIFEST, Manifest)
 
@@ -198,14 +197,14 @@ def open_bundle(archive: Path, digest: str, to: Path) -> Manifest:
 class _Bounded:
     """A stream that gives as many bytes as its member says, whatever the compressed data hold."""
 
-    def __init__(self, stream: object, size: int) -> None:
+    def __init__(self, stream: IO[bytes], size: int) -> None:
         self._stream = stream
         self._left = size
 
     def read(self, size: int = -1) -> bytes:
         """So many bytes, or what is left."""
         wanted = self._left if size < 0 else min(size, self._left)
-        found: bytes = self._stream.read(wanted)  # type: ignore[attr-defined]
+        found = self._stream.read(wanted)
         self._left -= len(found)
         return found
 

@@ -9,8 +9,8 @@ import pytest
 
 from harness.errors import StoreError
 from harness.experiment import join_experiment
-from harness.follow import POLL_SECONDS, Following, cause_of, was_stopped
-from harness.launch.base import TAKEN, PackJob, PackState
+from harness.follow import POLL_SECONDS, Following, cause_of
+from harness.launch.base import TAKEN, PackJob, PackState, was_stopped
 from harness.locks import holding, only_run
 from harness.plan import Plan, plan_experiment
 from harness.records import CellResult

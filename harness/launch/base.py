@@ -5,10 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from harness.stopping import STOP_SIGNALS
+
 # What a worker ends with; `128 + N` says that signal N stopped it after it had saved.
 FINISHED, FAILED, TAKEN = 0, 1, 75
 """TAKEN: another living process works on the cell (EX_TEMPFAIL of sysexits.h)."""
 SIGNALLED = 128
+
+
+def was_stopped(exit_code: int) -> bool:
+    """Whether a worker ended because it was told to."""
+    return exit_code in {code for number in STOP_SIGNALS for code in (-number, SIGNALLED + number)}
 
 
 @dataclass(frozen=True, slots=True)

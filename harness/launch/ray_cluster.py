@@ -86,10 +86,7 @@ class RayLauncher:
                 while waiting or running:
                     room = self._num_at_once()
                     last_room = time.monotonic() if room else last_room
-                    # Then nothing runs either, but on nodes that are unfit for more; a task may wait for a node that was believed alive.
-                    at_work = bool(running) and any(node.id in self._unfit for node in living_nodes())
-                    patience = 0.0 if self._unfit and not self._has_worked else ROOM_SECONDS
-                    if not room and not at_work and time.monotonic() - last_room >= patience:
+                    if not room and self._is_hopeless(running, time.monotonic() - last_room):
                         raise LaunchError(f"{self._no_room()}; `harness run` then goes on where it stopped")
                     while waiting and len(running) < room:
                         item = waiting.pop(0)
@@ -109,6 +106,13 @@ class RayLauncher:
                 _stop(list(running))
                 self._take_back(running)
                 mark.unlink(missing_ok=True)
+
+    def _is_hopeless(self, running: Mapping[Any, _Running], seconds: float) -> bool:
+        """Whether nothing more can come of a cluster that has had no room for so long."""
+        patience = 0.0 if self._unfit and not self._has_worked else ROOM_SECONDS
+        # On unfit nodes what has begun goes on; elsewhere a task may wait for a node that was believed alive.
+        at_work = bool(running) and any(node.id in self._unfit for node in living_nodes())
+        return seconds >= patience and not at_work
 
     def _order(self, pack: PackJob, mark: Path, environment: Mapping[str, str]) -> Order:
         cells = [read_record(CellFolder(folder).spec, CellSpec).cell for folder in pack.folders]

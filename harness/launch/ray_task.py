@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.launch.base import SIGNALLED, PackJob
+from harness.launch.base import PackJob, was_stopped
 from harness.launch.local import together
+from harness.resources import is_there
 
 POLL_SECONDS = 0.2
 LOG_TAIL = 1 << 20
@@ -77,8 +78,7 @@ def run_order(order: Order, node_id: str) -> Outcome:
     """Runs a pack to its end in the folder that the node shares, or in one of its own."""
     nowhere = Outcome(socket.gethostname(), node_id, 1)
     order = order._replace(environment=_known_here(order.environment))
-    # `Path.exists` raises below a folder that this user may not enter.
-    if os.path.exists(order.mark):  # noqa: PTH110
+    if is_there(order.mark):
         return nowhere._replace(exit_code=_run_here(order.job, order.working_folder, order.environment))
     if order.bundle is None:
         return nowhere._replace(is_absent=True)
@@ -90,7 +90,7 @@ def _known_here(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if not (NAMES_PATH.search(name) and value.startswith("/") and not os.path.exists(value))  # noqa: PTH110
+        if not (NAMES_PATH.search(name) and value.startswith("/") and not is_there(Path(value)))
     }
 
 
@@ -115,7 +115,7 @@ def _run_there(order: Order, bundle: tuple[str, str], nowhere: Outcome) -> Outco
     cells = [folder.name for folder in order.job.folders]
     command = [sys.executable, "-m", "harness", "run-pack", "--fetch", *bundle, *cells]
     exit_code, out, err = _answer(command, order.environment)
-    if exit_code in (-signal.SIGTERM, SIGNALLED + signal.SIGTERM):
+    if was_stopped(exit_code):
         return nowhere._replace(exit_code=exit_code)
     if exit_code:
         return nowhere._replace(trouble=(err.strip().splitlines() or ["it could not fetch the bundle"])[-1])

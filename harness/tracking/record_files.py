@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.cell_files import answer_files, record_files
 from harness.errors import StoreError
 from harness.records import CellResult
-from harness.resources import file_digest
+from harness.resources import BAD_ZIP, file_digest
 from harness.store import CellFolder, ExperimentFolder, read_record, write_bytes
 from harness.tracking.connection import client, deliver
 
@@ -102,7 +102,7 @@ def unpack(archive: Path, root: Path, digest: str, cell: str | None) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
             for member in members:
                 _lay(content, member, root / member.filename)
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except BAD_ZIP as error:
         raise StoreError(f"the records of {cell or 'the experiment'} can't be unpacked: {error}") from error
     if cell and read_record(root / "cells" / cell / "result.json", CellResult).cell != cell:
         raise StoreError(f"the records of {cell} are those of another cell")
