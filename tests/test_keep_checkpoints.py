@@ -56,6 +56,19 @@ def losses(folder: CellFolder) -> dict[int, float]:
     return {point.step: float(point.values["loss"]) for point in points}
 
 
+def killed(cell: Cell, folder: CellFolder, *, at: int) -> None:
+    real = trainers.ProbingTrainer.training_step
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == at:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainers.ProbingTrainer, "training_step", step)
+        trained(cell, folder)
+
+
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `kept.yaml`, a cell that was killed after its fifth step, and the same one trained to its end."""
@@ -66,16 +79,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         cell = plan_experiment("kept.yaml").cells[0]
         trained(cell, CellFolder(folder / "whole"), keep="all")
-        real = trainers.ProbingTrainer.training_step
-
-        def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if self.state.global_step == 5:
-                raise KeyboardInterrupt
-            return real(self, *args, **kwargs)
-
-        patch.setattr(trainers.ProbingTrainer, "training_step", step)
-        with pytest.raises(KeyboardInterrupt):
-            trained(cell, CellFolder(folder / "cut"))
+        killed(cell, CellFolder(folder / "cut"), at=5)
     return folder
 
 
@@ -131,6 +135,26 @@ def test_broken_checkpoint_is_set_aside_and_the_one_before_it_is_used(
 
 def test_whole_checkpoint_has_nothing_wrong(cut: CellFolder) -> None:
     assert [what_is_wrong(path) for path in saved_checkpoints(cut)] == ["", ""]
+
+
+def test_resumed_curve_is_the_same_where_not_every_step_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_orders(tmp_path / "orders.jsonl")
+    (tmp_path / "kept.yaml").write_text(YAML.replace("  eval_steps: 2", "  eval_steps: 2\n  logging_steps: 3"))
+    cell = plan_experiment("kept.yaml").cells[0]
+    whole, cut = CellFolder(tmp_path / "whole"), CellFolder(tmp_path / "cut")
+    trained(cell, whole)
+    killed(cell, cut, at=5)
+    trained(cell, cut)
+    curves = [
+        [(point.step, point.values["loss"]) for point in read_lines(folder.trace, TracePoint) if "loss" in point.values]
+        for folder in (whole, cut)
+    ]
+    assert curves[0] == curves[1]
+    # The last save before the kill was at 4, where the mean of a step that has its own point begins.
+    assert [step for step, _ in curves[0]] == [2, 3, 4, 6]
 
 
 def test_broken_checkpoints_stay_until_the_cell_is_done(cut: CellFolder) -> None:

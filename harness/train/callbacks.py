@@ -114,6 +114,20 @@ class StopOnSignal(TrainerCallback):
         return control
 
 
+class LogAtCheckpoint(TrainerCallback):
+    """Logs at every step that is saved: the mean loss since the last log is in no checkpoint, and a resumed curve would be another."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Comes after whoever asks for a save; an evaluation may."""
+        if args.logging_strategy != "no" and (control.should_save or control.should_evaluate):
+            control.should_log = True
+        return control
+
+    on_epoch_end = on_step_end
+
+
 def logged_tokens(state: TrainerState) -> int:
     """How many tokens a training had seen when it was last logged."""
     return next((int(entry["num_tokens"]) for entry in reversed(state.log_history) if "num_tokens" in entry), 0)

@@ -29,7 +29,7 @@ from harness.stopping import stop_if_asked, stopping_after_step
 from harness.store import CellFolder, read_lines, write_lines
 from harness.tracking.base import Tracker
 from harness.train.arguments import evaluation_interval, lora_config, sft_arguments
-from harness.train.callbacks import EvaluateAtEnd, StopOnSignal, TraceCallback
+from harness.train.callbacks import EvaluateAtEnd, LogAtCheckpoint, StopOnSignal, TraceCallback
 from harness.train.environment import environment, peak_memory_gib
 from harness.train.facts import comparable_facts
 from harness.train.live import StopOnFinding, stop_of
@@ -158,7 +158,7 @@ def _callbacks(config: RunConfig, folder: CellFolder, tracker: Tracker, seconds_
         callbacks.append(StopOnFinding(folder, config.stop_on))
     if config.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
-    return [*callbacks, EvaluateAtEnd(), StopOnSignal()]
+    return [*callbacks, EvaluateAtEnd(), StopOnSignal(), LogAtCheckpoint()]
 
 
 def _load(config: RunConfig, splits: Splits) -> LoadedModel:
