@@ -20,7 +20,7 @@ quickstart: install
 	$(BIN)/harness run quickstart
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check harness evals tests benchmarks docs

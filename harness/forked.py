@@ -3,12 +3,15 @@
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, ClassVar, TypeVar
+
+from harness.stopping import end_with
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def each(work: Callable[[int], T], count: int, *, worth_it: int = MANY) -> Itera
     # Functions that are not at the top of a module can't be sent to a process, but a forked one has them already.
     fork = multiprocessing.get_context("fork")
     done = 0
-    with ProcessPoolExecutor(processes, mp_context=fork, initializer=_take, initargs=(work,)) as pool:
+    with ProcessPoolExecutor(processes, mp_context=fork, initializer=_take, initargs=(work, os.getpid())) as pool:
         try:
             for made in pool.map(_taken, range(count), chunksize=4 if count >= MANY else 1):
                 yield made
@@ -55,7 +58,9 @@ class _Forked:
     work: ClassVar[Callable[[int], Any] | None] = None
 
 
-def _take(work: Callable[[int], Any]) -> None:
+def _take(work: Callable[[int], Any], parent: int) -> None:
+    # Each of these processes holds the pipe by whose end the others would notice that nobody is left to ask for more.
+    end_with(parent, signal.SIGKILL)
     _Forked.work = work
 
 

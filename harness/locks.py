@@ -8,11 +8,14 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from harness.errors import StoreError
 from harness.store import ExperimentFolder
 
 logger = logging.getLogger(__name__)
+
+_held: set[TextIO] = set()
 
 
 @contextmanager
@@ -32,11 +35,24 @@ def holding(path: Path) -> Iterator[bool]:
             logger.warning(
                 "%s: this file system has no locks (%s); see that nobody else runs this", path, error.strerror
             )
+        _held.add(file)
         # On a full disk the lock holds all the same.
         with contextlib.suppress(OSError):
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield True
+        try:
+            yield True
+        finally:
+            _held.discard(file)
+
+
+def _let_go() -> None:
+    """A forked process has its parent's locks, which would outlive the parent with it."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def is_held(path: Path) -> bool:

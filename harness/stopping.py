@@ -1,6 +1,9 @@
 """How a worker is asked to stop: the first signal lets it finish its step and save, the second one ends it now."""
 
+import ctypes
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +14,8 @@ from typing import ClassVar
 SAME_SECONDS = 2.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """SIGUSR1 comes from schedulers that start the worker again later."""
+PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
 
 
 class Stopped(SystemExit):
@@ -69,3 +74,12 @@ def stop_if_asked() -> None:
     """Raises: Stopped: a signal came while it was deferred."""
     if _Request.signum is not None:
         raise Stopped(_Request.signum)
+
+
+def end_with(parent: int, signum: signal.Signals) -> None:
+    """Linux: has this process get a signal when its parent dies, or now if it has died already."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
+    if os.getppid() != parent:
+        signal.raise_signal(signum)

@@ -20,6 +20,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes with as many threads each as there are cores slow one another tenfold.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A job in the background of a script ignores SIGINT, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -140,3 +143,8 @@ def store(tmp_path: Path) -> "Iterator[MlflowClient]":
     mlflow.set_tracking_uri(before)
     # MLflow exports what it is told; processes of other tests must not inherit it.
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes with as many threads each as there are cores slow one another tenfold.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "harness"
 LAYERS = {
     "secrets": -1, "yaml_text": 0.4,
-    "errors": 0, "records": 0, "results": 0.2, "resources": 0, "forked": 0, "score_columns": 0.2, "style_rules": 0, "languages": 0,
+    "errors": 0, "records": 0, "results": 0.2, "resources": 0, "forked": 0.1, "score_columns": 0.2, "style_rules": 0, "languages": 0,
     "library_fields": 0, "stopping": 0, "eval_config": 0.5, "launch_config": 0.6, "checkpoint_config": 0.6, "disk": 0, "disk_plan": 5.5, "checkpoints": 2.5, "config": 1, "experiment_file": 2, "stats": 0.8, "crossed": 1, "max_t": 1.2, "scoring": 1,
     "grid": 3, "suite": 3, "store": 2, "locks": 2.3, "data": 2, "gates": 2,
     "models": 3, "tracking": 4, "rank_cells": 3, "configurations": 2.5, "ranking_rows": 2.6, "ranking_words": 2.7, "reports": 3, "launch": 5.9, "travel_bundle": 3.5, "travel": 5.8, "weights": 5.8,

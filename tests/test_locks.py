@@ -47,6 +47,22 @@ def test_a_lock_dies_with_its_owner(tmp_path: Path) -> None:
         assert f"process {os.getpid()} on " in holder(path)
 
 
+def test_a_lock_does_not_live_on_in_what_its_owner_forked(tmp_path: Path) -> None:
+    fork = HOLD.replace("print(mine", "child = os.fork()\n if not child: time.sleep(60); os._exit(0)\n print(child")
+    path = tmp_path / "cell.lock"
+    owner = subprocess.Popen([sys.executable, "-c", f"import os; {fork}", str(path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    child = int(owner.stdout.readline())
+    try:
+        assert is_held(path)
+        owner.kill()
+        owner.wait()
+        os.kill(child, 0)
+        assert not is_held(path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_asking_whether_a_lock_is_held_makes_no_file(tmp_path: Path) -> None:
     assert not is_held(tmp_path / "nothing.lock")
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,6 @@
 """Runs packs on this machine: one process a pack, forked from one that has already imported the libraries."""
 
 import contextlib
-import ctypes
 import logging
 import multiprocessing
 import multiprocessing.forkserver
@@ -22,7 +21,7 @@ from harness.hardware import visible_gpus
 from harness.launch.base import PackJob, PackState
 from harness.launch_config import LaunchConfig
 from harness.secrets import redact_output
-from harness.stopping import SAME_SECONDS, catch_stop_signals
+from harness.stopping import SAME_SECONDS, catch_stop_signals, end_with
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,6 @@ POLL_SECONDS = 0.5
 # Time to end an MLflow run truthfully, and for torch's elastic agent to stop its processes.
 STOP_SECONDS = 40.0
 LIBRARIES = ("harness.pipeline",)
-PR_SET_PDEATHSIG = 1
 GROUP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 # torch's elastic agent kills its processes 30 seconds after SIGTERM, in the midst of saving a large checkpoint.
 PATIENT_AGENT = ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")
@@ -202,15 +200,14 @@ def _end_with_parent() -> None:
     """Linux: SIGTERM for this worker when the fork server dies, as it does once `harness run` was killed.
 
     CPython hands every worker the pipe by whose end the fork server notices that its parent is gone; as long as one worker
-    holds it open, it never does.
+    holds it open, it never does. So the server can't have died before that.
     """
+    end_with(os.getppid(), signal.SIGTERM)
     server = getattr(multiprocessing.forkserver, "_forkserver", None)
     alive = getattr(server, "_forkserver_alive_fd", None)
     if isinstance(alive, int):
         with contextlib.suppress(OSError):
             os.close(alive)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _pack_runner() -> Callable[[Sequence[Path]], int]:
