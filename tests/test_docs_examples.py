@@ -49,7 +49,7 @@ def experiments() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), sorted(set(commands())))
 def test_command_is_one_that_the_harness_takes(page: str, line: str) -> None:
     words = shlex.split(line)
-    context = click.Context(main, info_name="harness")
+    context = click.Context(main, info_name="harness", **main.context_settings)
     while words and words[0].startswith("-"):
         words = words[1:]
     if words in ([], ["WORD"]):
