@@ -8,6 +8,7 @@ import numpy as np
 from harness.config import RankingConfig
 from harness.configurations import Configuration, Contest
 from harness.crossed import SeedNoise, Spread, difference, mean_estimate, spread
+from harness.forked import each
 from harness.gates import clusters_of, per_example, scores_by_metric, sign_of
 from harness.max_t import Comparisons, Selection, compare_all, minimum_detectable, selection
 from harness.ranking import RankingRow
@@ -58,8 +59,9 @@ def make_rows(
     order = _order(configurations, [low for low, _ in intervals], findings)
     chosen = [k for k in order if intervals[k][0] == 1]
     picked = selection(ranked.spread, chosen, resamples=config.resamples) if ranked else None
-    rows = []
-    for position, k in enumerate(order):
+
+    def row_at(position: int) -> RankingRow:
+        k = order[position]
         configuration = configurations[k]
         row = RankingRow(
             rank=position + 1,
@@ -78,9 +80,9 @@ def make_rows(
             row = row.model_copy(
                 update=_compared(contest, config, ranked, k, order[0], bases, is_best=intervals[k][0] == 1)
             )
-        if picked:
-            row = row.model_copy(update={"probability_best": float(picked.probability_best[k])})
-        rows.append(row)
+        return row.model_copy(update={"probability_best": float(picked.probability_best[k])}) if picked else row
+
+    rows = list(each(row_at, len(order)))
     detectable = minimum_detectable(ranked.spread, order[0], order[1]) if ranked and len(order) > 1 else None
     agreement = _agreement(ranked, config.alpha) if ranked and len(order) > 1 else ""
     return Standing(_with_pareto(rows, config), ranked.spread if ranked else None, picked, detectable, agreement)
@@ -205,14 +207,14 @@ def _metrics(
 
 def _pooled(results: Sequence[CellResult], criterion: str) -> dict[str, Estimate]:
     """Estimates of the means over all runs, on the examples that each run has a score for."""
-    each = [result.metrics_with(criterion) for result in results]
+    measured = [result.metrics_with(criterion) for result in results]
     runs = [scores_by_metric(result) | {criterion: per_example(result, criterion)} for result in results]
     pooled = {}
-    for name in each[0]:
+    for name in measured[0]:
         shared = sorted(set.intersection(*(set(run.get(name, {})) for run in runs)))
         if shared:
             means = np.array([[run[name][item] for item in shared] for run in runs]).mean(axis=0)
-            unscored, clusters = max(found[name].unscored for found in each), clusters_of(results[0], name)
+            unscored, clusters = max(found[name].unscored for found in measured), clusters_of(results[0], name)
             pooled[name] = estimate(means.tolist(), unscored, [clusters.get(item, item) for item in shared])
     return pooled
 

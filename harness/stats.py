@@ -13,6 +13,8 @@ from harness.records import Estimate
 
 CONFIDENCE = 0.95
 MIN_PAIRS = 6
+MAX_REMEMBERED = 4096
+"""Results of functions of few whole numbers, which many rows ask for."""
 MAX_KEPT_DRAWS = 10_000_000
 """Numbers; more are drawn anew every time, and not kept."""
 
@@ -26,6 +28,8 @@ class Interval(NamedTuple):
     high: float
 
 
+# scipy tests a hypothesis first, which takes longer than the interval.
+@lru_cache(maxsize=MAX_REMEMBERED)
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Wilson score interval of a rate (Wilson 1927), as scipy computes it."""
     bounds = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
@@ -167,6 +171,7 @@ def paired_difference(
     return PairedDifference(float(difference.mean()), float(low), float(high), float(min(1.0, 2 * tail)))
 
 
+@lru_cache(maxsize=MAX_REMEMBERED)
 def paired_rates(gained: int, lost: int, n: int) -> PairedDifference:
     """Exact McNemar test of scores of 0 and 1, with an interval that is never surer than it.
 
