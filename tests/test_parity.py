@@ -59,8 +59,9 @@ def test_evaluations_are_spread_over_the_steps_that_packing_leaves(
     assert len(evaluated) >= 8, evaluated
 
 
-def test_an_evaluation_keeps_the_training_metrics_for_the_next_log(tmp_path: Path) -> None:
-    harness(Technique("sparse logs", {"max_steps": 4, "logging_steps": 4, "eval_steps": 3}), tmp_path)
+def test_an_evaluation_takes_no_training_metrics_for_its_own(tmp_path: Path) -> None:
+    harness(Technique("no logs", {"max_steps": 3, "logging_strategy": "no", "eval_steps": 3}), tmp_path)
     trace = list(read_lines(CellFolder(tmp_path).trace, TracePoint))
     evaluation = next(point for point in trace if point.step == 3)
+    assert "eval_loss" in evaluation.values
     assert "entropy" not in evaluation.values

@@ -109,7 +109,7 @@ def test_a_run_whose_parent_died_is_found_again_and_ranks_as_a_local_one(
     first.communicate()
     code, output = ended(start(tmp_path))
     assert code == 0, output
-    assert {name: job_of(cell) for name, cell in cells(tmp_path).items()} == jobs
+    assert {name: job_of(cell) for name, cell in cells(tmp_path).items()} == jobs, output
     assert figures(folder.ranking) == figures(trained / "mlruns/harness/tiny/ranking.json")
     assert set(statuses(tmp_path).values()) == {"FINISHED"}
 
