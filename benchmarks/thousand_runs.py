@@ -23,7 +23,8 @@ from harness.store import experiment_folder
 LEFT, STEPS = "left", 60
 GOAL_SECONDS, GOAL_MIB = 30.0, 1024.0
 KIB = 1024
-WATCH_SECONDS = 0.05
+WATCH_SECONDS = 0.5
+"""Reading what a process shares stops it for a while, and takes a core of its own if it is done all the time."""
 
 
 class Cost(NamedTuple):

@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from harness.crossed import Spread, Uncertainty, chi_squares
+from harness.forked import each
 from harness.stats import Array, adjusted_by_holm, num_independent
 
 Indices = NDArray[np.intp]
 
+MANY_PAIRS = 50_000
+"""Pairs from which two processes go through them faster than one."""
 CHUNK = 1000
 """Draws made at a time."""
 MAX_NUMBERS = 10_000_000
@@ -75,7 +78,7 @@ def compare_all(
             # Rows without any spread still take part in "all rows together": their Wilson intervals reach as far.
             standardized[:, constant] = rng.standard_normal((len(drawn), len(constant)))
             largest.append(np.abs(standardized).max(axis=1))
-        exceeded += ordered.exceeded(np.concatenate(chunks).T.copy())
+        exceeded += ordered.exceeded_in_parts(np.concatenate(chunks).T)
     adjusted = np.empty(len(order))
     adjusted[order] = np.maximum.accumulate((exceeded + 1) / (resamples + 1))
     by_holm = adjusted_by_holm(p_values)
@@ -94,6 +97,12 @@ class _Ordered(NamedTuple):
     """Their statistics."""
     inverse: Array
     """One by their standard errors."""
+
+    def exceeded_in_parts(self, drawn: Array) -> Indices:
+        """The same as `exceeded`, for half a million pairs on two cores."""
+        parts = np.array_split(drawn, 2 if len(self.observed) >= MANY_PAIRS else 1, axis=1)
+        counts: Indices = np.sum(list(each(lambda k: self.exceeded(parts[k].copy()), len(parts), worth_it=2)), axis=0)
+        return counts
 
     def exceeded(self, drawn: Array) -> Indices:
         """How many draws have, among each pair and those after it, a statistic that reaches the pair's own.

@@ -159,3 +159,15 @@ def test_answers_are_found_however_their_line_is_written(tmp_path: Path) -> None
     wanted = dict.fromkeys(("plain", 'with "quotes"', "é", "spaced"))
     assert {found.example_id for found in _answers_to(path, wanted)} == set(wanted)
     assert list(_answers_to(tmp_path / "none.jsonl", wanted)) == []
+
+
+def test_many_pairs_are_compared_in_two_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    scores = [(rng.random((1, 60)) < rate).astype(float) for rate in (0.3, 0.4, 0.5, 0.6, 0.9)]
+    names = [str(item) for item in range(60)]
+    found = spread(scores, names)
+    alone = compare_all(found, scores, names, alpha=0.05, resamples=999)
+    monkeypatch.setattr(max_t, "MANY_PAIRS", 1)
+    parts = compare_all(found, scores, names, alpha=0.05, resamples=999)
+    np.testing.assert_array_equal(alone.adjusted, parts.adjusted)
+    assert len(set(alone.adjusted)) > 3
