@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,9 @@ def test_a_lock_does_not_live_on_in_what_its_owner_forked(tmp_path: Path) -> Non
         assert is_held(path)
         owner.kill()
         owner.wait()
+        deadline = time.monotonic() + 20  # the child may not have come to run yet
+        while is_held(path) and time.monotonic() < deadline:
+            time.sleep(0.05)
         os.kill(child, 0)
         assert not is_held(path)
     finally:
