@@ -160,7 +160,9 @@ def _start(made: Plan, todo: Sequence[Cell], launcher: Launcher, show: Show) -> 
             keep=config.checkpoints.keep,
         )  # fmt: skip
         target = folder.cell(cell.id)
-        target.result.unlink(missing_ok=True)
+        # A worker that outlived its `harness run`, as Slurm jobs do, may be about to write a result, or have written it just now.
+        if not is_held(target.lock) and not is_done(made, cell):
+            target.result.unlink(missing_ok=True)
         write_record(target.spec, spec)
     record_files.log_experiment(parent, folder, [cell.id for cell in made.everything()])
     with _ending_truthfully(made), experiment_run.beating(parent):

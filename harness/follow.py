@@ -62,15 +62,22 @@ class Following:
             launcher: where they run.
             waits: for cells that another process has, and takes them where it dies; else they are left to it.
         """
-        self._tell()
         taken: list[Cell] = []
-        while todo:
+        while todo := self._unfinished(todo):
             again, found = self._round(todo, launcher)
             taken = [*taken, *found] if waits else []
             # One that died here waits for nobody.
             todo = again or self._freed(taken)
         for record in self._unwritten:
             record()
+
+    def _unfinished(self, todo: Sequence[Cell]) -> list[Cell]:
+        """Cells without those that a worker of an earlier `harness run` has finished meanwhile."""
+        ended = [cell for cell in todo if is_done(self._made, cell)]
+        for cell in ended:
+            self._end(cell)
+        self._tell()
+        return [cell for cell in todo if cell not in ended]
 
     def _round(self, todo: Sequence[Cell], launcher: Launcher) -> tuple[list[Cell], list[Cell]]:
         """Launches cells once; those to be tried again, and those that another process has."""

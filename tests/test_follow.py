@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from harness.errors import StoreError
-from harness.experiment import join_experiment
+from harness.experiment import join_experiment, run_experiment
 from harness.follow import POLL_SECONDS, Following, cause_of
 from harness.launch.base import TAKEN, PackJob, PackState, was_stopped
 from harness.locks import holding, only_run
 from harness.plan import Plan, plan_experiment
 from harness.records import CellResult
 from harness.store import CellFolder, read_record, write_record
+from harness.tracking import experiment_run, record_files
 from tests.conftest import TRAINED
 
 Act = Callable[[CellFolder, int], int]
@@ -156,6 +157,40 @@ def test_workers_are_told_to_stop_where_the_display_breaks(made: Plan) -> None:
     with pytest.raises(KeyboardInterrupt):
         Following(made, made.cells, show).run(made.cells, Closing(lambda folder, attempt: 0))
     assert stopped == [True]
+
+
+def test_what_workers_that_outlived_their_run_finish_meanwhile_counts(
+    made: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = made.cells
+    early, late = made.folder.cell(first.id), made.folder.cell(second.id)
+    launcher = Scripted(lambda folder, attempt: 1)
+    is_there = lambda plan, cell: plan.folder.cell(cell.id).result.exists()  # noqa: E731
+    monkeypatch.setattr("harness.experiment.is_done", is_there)
+    monkeypatch.setattr("harness.follow.is_done", is_there)
+    monkeypatch.setattr("harness.experiment.choose_launcher", lambda *_: launcher)
+    monkeypatch.setattr("harness.experiment.finish", lambda plan, *, changed: (None, True))
+    open_run, log = experiment_run.open_parent_run, record_files.log_experiment
+
+    def opening(*arguments: object) -> str:
+        # The one is finished while the run is opened, the other when the new one is about to launch.
+        write_record(early.result, result_of(early))
+        return open_run(*arguments)
+
+    def logging(*arguments: object) -> None:
+        write_record(late.result, result_of(late))
+        log(*arguments)
+
+    monkeypatch.setattr(experiment_run, "open_parent_run", opening)
+    monkeypatch.setattr(record_files, "log_experiment", logging)
+    seen: list[dict[str, str]] = []
+    with holding(late.lock):
+        run_experiment(
+            made, lambda progress: seen.append(dict(progress.states)), lambda _: None, only={first.id, second.id}
+        )
+    assert launcher.started == []
+    assert early.result.exists() and late.result.exists()
+    assert seen[-1][first.id] == seen[-1][second.id] == "finished"
 
 
 def test_there_must_be_somebody_to_join(made: Plan) -> None:
