@@ -35,18 +35,9 @@ class Collected(NamedTuple):
     """Cell id -> findings."""
 
 
-def collect(made: Plan) -> Collected:
-    """Results and findings, from records alone.
-
-    Raises: ConfigError: no cell has been run.
-    """
-    with _no_garbage_collection():
-        return _collect(made)
-
-
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Scores by the hundred thousand hold no cycles, and looking for some takes most of the time of reading them."""
+def no_garbage_collection() -> Iterator[None]:
+    """Scores by the hundred thousand hold no cycles; looking for some takes most of the time of reading them, and 3 s of a report on 1,000."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -56,7 +47,12 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _collect(made: Plan) -> Collected:
+@no_garbage_collection()
+def collect(made: Plan) -> Collected:
+    """Results and findings, from records alone.
+
+    Raises: ConfigError: no cell has been run.
+    """
     if made.config.is_predictions_alone:
         return _collect_predictions(made)
 
@@ -117,6 +113,7 @@ def _imported(folder: ExperimentFolder, beside: Sequence[CellResult]) -> list[Ce
     return found
 
 
+@no_garbage_collection()
 def rank_experiment(made: Plan, collected: Collected) -> Ranking:
     """The ranking; cells without a result are listed as not trained yet."""
     ranking = rank(made.config.name, made.config.ranking, *collected)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from harness.cell_checks import CellCheck, cells_by_message
 from harness.checkpoints import tidy
-from harness.collect import Collected, collect, rank_experiment
+from harness.collect import Collected, collect, no_garbage_collection, rank_experiment
 from harness.config import tracking_uri
 from harness.delivery import Delivery, deliver_cells
 from harness.errors import ConfigError, StoreError
@@ -212,6 +212,7 @@ def _score_here(made: Plan, todo: Sequence[Cell], show: Show) -> None:
         show(Progress(made, dict(states)))
 
 
+@no_garbage_collection()
 def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
     """Diagnoses, ranks, writes the report, and logs all of it to MLflow where something changed."""
     collected = collect(made)

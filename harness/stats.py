@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from harness.records import Estimate
 
@@ -15,6 +15,8 @@ CONFIDENCE = 0.95
 MIN_PAIRS = 6
 MAX_REMEMBERED = 4096
 """Results of functions of few whole numbers, which many rows ask for."""
+MAX_KEPT_CLUSTERS = 64
+"""The rows of an experiment share a few."""
 MAX_KEPT_DRAWS = 10_000_000
 """Numbers; more are drawn anew every time, and not kept."""
 
@@ -34,6 +36,12 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Wilson score interval of a rate (Wilson 1927), as scipy computes it."""
     bounds = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return Interval(float(bounds.low), float(bounds.high))
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def t_quantile(probability: float, freedom: float) -> float:
+    """Quantile of Student's t; of the normal distribution where the degrees of freedom are infinite."""
+    return float(stats.t.ppf(probability, freedom))
 
 
 def wilson_of_rate(rate: float, variance: float, n: int, num_clusters: float, z: float) -> Interval:
@@ -67,24 +75,36 @@ def estimate(values: Sequence[float], unscored: int = 0, clusters: Sequence[str]
         low, high = wilson(int(array.sum()), n)
         return Estimate(value=mean, low=low, high=high, n=n, unscored=unscored)
     variance = float((cluster_errors((array - mean)[None, :], clusters) ** 2).sum())
-    margin = float(np.sqrt(variance) * stats.t.ppf(0.5 + CONFIDENCE / 2, max(independent - 1, 1)))
+    margin = float(np.sqrt(variance)) * t_quantile(0.5 + CONFIDENCE / 2, max(independent - 1, 1))
     low, high = mean - margin, mean + margin
     if is_rate:
-        z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
+        z = t_quantile(0.5 + CONFIDENCE / 2, np.inf)
         low, high = wilson_of_rate(mean, (margin / z) ** 2, n, num_alike(clusters), z)
     return Estimate(value=mean, low=low, high=high, n=n, unscored=unscored)
 
 
 def cluster_sums(values: Array, clusters: Sequence[str]) -> Array:
     """Sums over the items of each cluster: (num_rows, num_items) -> (num_rows, num_clusters)."""
-    names, index = np.unique(np.asarray(clusters), return_inverse=True)
-    if len(names) == values.shape[1]:
+    count, index = _places(tuple(clusters))
+    if count == values.shape[1]:
         return values
-    return np.stack([np.bincount(index, weights=row, minlength=len(names)) for row in values])
+    return np.stack([np.bincount(index, weights=row, minlength=count) for row in values])
+
+
+@lru_cache(maxsize=MAX_KEPT_CLUSTERS)
+def _places(clusters: tuple[str, ...]) -> tuple[int, NDArray[np.intp]]:
+    """The number of clusters, and the place of each item's among their sorted names."""
+    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    return len(names), index
 
 
 def num_independent(clusters: Sequence[str]) -> float:
     """How many clusters of equal size would tell as much as these (Kish 1965): one that holds most items tells little more than itself."""
+    return _num_independent(tuple(clusters))
+
+
+@lru_cache(maxsize=MAX_KEPT_CLUSTERS)
+def _num_independent(clusters: tuple[str, ...]) -> float:
     sizes = np.array([*Counter(clusters).values()], dtype=float)
     return round(float(sizes.sum() ** 2 / (sizes**2).sum()), 9) if len(sizes) else 0.0
 
@@ -187,7 +207,13 @@ def paired_rates(gained: int, lost: int, n: int) -> PairedDifference:
     if not changed:
         return PairedDifference(0.0, score.low, score.high, 1.0)
     test = stats.binomtest(gained, changed)
-    low, high = ((2 * float(share) - 1) * changed / n for share in test.proportion_ci(CONFIDENCE, method="exact"))
+    # The exact interval (Clopper and Pearson 1934); binomtest searches for it step by step, which is slow.
+    tail = (1 - CONFIDENCE) / 2
+    shares = (
+        float(special.betaincinv(gained, lost + 1, tail)) if gained else 0.0,
+        float(special.betaincinv(gained + 1, lost, 1 - tail)) if lost else 1.0,
+    )
+    low, high = ((2 * share - 1) * changed / n for share in shares)
     return PairedDifference((gained - lost) / n, min(score.low, low), max(score.high, high), float(test.pvalue))
 
 

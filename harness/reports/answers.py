@@ -8,6 +8,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 from pydantic import ValidationError
 
+from harness.forked import MANY, each
 from harness.gates import per_example, sign_of
 from harness.records import CellResult, Example, Generation, SuiteResult
 from harness.reports.visible import cut, cut_front, visible
@@ -93,7 +94,12 @@ def browse(folder: ExperimentFolder, results: Sequence[CellResult], metrics: Seq
     order = sorted(
         wanted, key=lambda metric: (metric not in metrics, metrics.index(metric) if metric in metrics else 0)
     )
-    found = [_suite_answers(folder, runs, metric, budget) for metric in order if metric]
+    deciding = [metric for metric in order if metric]
+    found = each(
+        lambda place: _suite_answers(folder, runs, deciding[place], budget),
+        len(deciding),
+        worth_it=2 if len(runs) >= MANY else len(deciding) + 1,
+    )
     return Browser([result.name for result in runs], [suite for suite in found if suite.examples])
 
 
@@ -143,11 +149,12 @@ def _answers_to(path: Path, wanted: Mapping[str, object]) -> Iterator[Generation
     """The generations of some examples; of a thousand runs it takes long to check all that nobody will see."""
     if not path.exists():
         return
+    names = {name.encode("utf-8", "surrogatepass") for name in wanted}
     for line in filter(None, path.read_bytes().split(b"\n")):
         if line.startswith(STARTS):
             name = line[len(STARTS) : line.find(b'"', len(STARTS))]
             # One with a backslash may be cut short.
-            if b"\\" not in name and name.decode("utf-8", "replace") not in wanted:
+            if name not in names and b"\\" not in name:
                 continue
         try:
             found = Generation.model_validate_json(line)
