@@ -18,6 +18,7 @@ from harness.stats import (
     num_independent,
     paired_difference,
     paired_rates,
+    t_quantile,
     wilson_of_rate,
 )
 
@@ -121,7 +122,7 @@ class Uncertainty(NamedTuple):
     def margin(self, confidence: float = CONFIDENCE) -> float:
         """Half the width of the interval."""
         scales = self._scales()
-        quantile = float(stats.t.ppf((1 + confidence) / 2, self.freedom_of_items))
+        quantile = t_quantile((1 + confidence) / 2, self.freedom_of_items)
         low, high = float(scales.min()) * quantile, float(scales.max()) * quantile
         if high - low <= 1e-12:
             return high
@@ -159,7 +160,7 @@ def mean_estimate(values: Array, clusters: Sequence[str], noise: SeedNoise | Non
     value, margin, n = float(values.mean()), known.margin(), values.shape[1]
     low, high = value - margin, value + margin
     if np.isin(values, (0.0, 1.0)).all():
-        z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+        z = t_quantile((1 + CONFIDENCE) / 2, np.inf)
         low, high = wilson_of_rate(value, (margin / z) ** 2, n, num_alike(clusters), z)
     return Estimate(value=value, low=low, high=high, n=n, unscored=unscored)
 

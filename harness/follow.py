@@ -72,7 +72,7 @@ class Following:
             record()
 
     def _unfinished(self, todo: Sequence[Cell]) -> list[Cell]:
-        """Cells without those that a worker of an earlier `harness run` has finished meanwhile."""
+        """Cells without those that a worker of another `harness run` has finished meanwhile."""
         ended = [cell for cell in todo if is_done(self._made, cell)]
         for cell in ended:
             self._end(cell)
@@ -162,11 +162,7 @@ class Following:
             free = [cell for cell in taken if not is_held(self._made.folder.cell(cell.id).lock)]
             for cell in free:
                 taken.remove(cell)
-            ended = [cell for cell in free if is_done(self._made, cell)]
-            for cell in ended:
-                self._end(cell)
-                self._tell()
-            if left := [cell for cell in free if cell not in ended]:
+            if left := self._unfinished(free) if free else []:
                 for cell in left:
                     # Else what became of it there would pass for what becomes of it here.
                     self._made.folder.cell(cell.id).result.unlink(missing_ok=True)

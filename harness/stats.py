@@ -149,8 +149,7 @@ def bootstrap_means(values: Array, clusters: Sequence[str], *, resamples: int, s
 
     Returns: shape (resamples, num_rows).
     """
-    _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    num_clusters = int(index.max()) + 1
+    num_clusters, index = _places(tuple(clusters))
     sums = cluster_sums(values, clusters)
     sizes = np.bincount(index, minlength=num_clusters).astype(float)
     draw = _draws if num_clusters * resamples <= MAX_KEPT_DRAWS else _draws.__wrapped__
@@ -298,7 +297,7 @@ def tango(gained: int, lost: int, n: int, confidence: float = CONFIDENCE) -> Int
 def _student(differences: Array, clusters: Sequence[str]) -> Interval:
     mean = float(differences.mean())
     error = float(np.sqrt((cluster_errors((differences - mean)[None, :], clusters) ** 2).sum()))
-    margin = error * float(stats.t.ppf(CONFIDENCE, num_independent(clusters) - 1))
+    margin = error * t_quantile(CONFIDENCE, num_independent(clusters) - 1)
     return Interval(mean - margin, mean + margin)
 
 

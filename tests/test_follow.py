@@ -10,6 +10,7 @@ import pytest
 from harness.errors import StoreError
 from harness.experiment import join_experiment, run_experiment
 from harness.follow import POLL_SECONDS, Following, cause_of
+from harness.grid import Cell
 from harness.launch.base import TAKEN, PackJob, PackState, was_stopped
 from harness.locks import holding, only_run
 from harness.plan import Plan, plan_experiment
@@ -40,6 +41,10 @@ class Scripted:
 
 def result_of(folder: CellFolder, status: str = "finished") -> CellResult:
     return CellResult(cell=folder.path.name, name="x", group="g", seed=0, overrides={}, status=status)
+
+
+def has_result(made: Plan, cell: Cell) -> bool:
+    return made.folder.cell(cell.id).result.exists()
 
 
 @pytest.fixture
@@ -97,7 +102,7 @@ def test_a_worker_that_was_told_to_stop_is_not_tried_again(made: Plan, code: int
 def test_a_cell_in_other_hands_is_waited_for(made: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made.cells[0]
     theirs = made.folder.cell(first.id)
-    monkeypatch.setattr("harness.follow.is_done", lambda plan, cell: plan.folder.cell(cell.id).result.exists())
+    monkeypatch.setattr("harness.follow.is_done", has_result)
     naps = []
 
     def act(folder: CellFolder, attempt: int) -> int:
@@ -165,9 +170,8 @@ def test_what_workers_that_outlived_their_run_finish_meanwhile_counts(
     first, second = made.cells
     early, late = made.folder.cell(first.id), made.folder.cell(second.id)
     launcher = Scripted(lambda folder, attempt: 1)
-    is_there = lambda plan, cell: plan.folder.cell(cell.id).result.exists()  # noqa: E731
-    monkeypatch.setattr("harness.experiment.is_done", is_there)
-    monkeypatch.setattr("harness.follow.is_done", is_there)
+    monkeypatch.setattr("harness.experiment.is_done", has_result)
+    monkeypatch.setattr("harness.follow.is_done", has_result)
     monkeypatch.setattr("harness.experiment.choose_launcher", lambda *_: launcher)
     monkeypatch.setattr("harness.experiment.finish", lambda plan, *, changed: (None, True))
     open_run, log = experiment_run.open_parent_run, record_files.log_experiment
