@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from harness.store import ExperimentFolder
 
 logger = logging.getLogger(__name__)
 
+# Whoever looks whether a lock is held (`list`, `reconcile`, another `harness run`) has it for that instant.
+LOOK_SECONDS = 0.1
 _held: set[TextIO] = set()
 
 
@@ -27,7 +30,7 @@ def holding(path: Path) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError:
             yield False
             return
@@ -46,6 +49,14 @@ def holding(path: Path) -> Iterator[bool]:
             _held.discard(file)
 
 
+def _lock(file: TextIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(LOOK_SECONDS)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _let_go() -> None:
     """A forked process has its parent's locks, which would outlive the parent with it."""
     while _held:
@@ -59,9 +70,10 @@ def is_held(path: Path) -> bool:
     """Whether a living process holds a lock."""
     if not path.exists():
         return False
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Shared, so that nobody who looks takes another one who does for a holder.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         except OSError:

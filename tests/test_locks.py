@@ -1,16 +1,18 @@
 """Locks that nobody has to clean up."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from harness.errors import StoreError
-from harness.locks import holder, holding, is_held, only_run
+from harness.locks import LOOK_SECONDS, holder, holding, is_held, only_run
 from harness.store import experiment_folder
 
 HOLD = "import sys, time; from pathlib import Path; from harness.locks import holding\nwith holding(Path(sys.argv[1])) as mine:\n print(mine, flush=True); time.sleep(60)"
@@ -35,6 +37,18 @@ def test_a_lock_belongs_to_one_process_and_names_it(tmp_path: Path) -> None:
     finally:
         other.kill()
         other.wait()
+
+
+def test_whoever_looks_at_a_lock_keeps_nobody_from_taking_it(tmp_path: Path) -> None:
+    path = tmp_path / "cell.lock"
+    looker = path.open("a+")
+    fcntl.flock(looker, fcntl.LOCK_SH)
+    assert not is_held(path)
+    end = threading.Timer(LOOK_SECONDS / 4, looker.close)
+    end.start()
+    with holding(path) as is_mine:
+        assert is_mine
+    end.join()
 
 
 def test_a_lock_dies_with_its_owner(tmp_path: Path) -> None:
