@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises: StoreError: the folder can't be written to.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Not the process's number: workers on two nodes may have the same one.
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)

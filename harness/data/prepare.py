@@ -1,6 +1,7 @@
 """Tokenized splits, made once for all cells that share them and kept on disk."""
 
 import fcntl
+import logging
 import os
 import shutil
 from collections import Counter
@@ -23,6 +24,8 @@ from harness.records import Dropped, Record, SplitName
 if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import Array
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 2000
 ROWS_FILE = "rows.arrow"
@@ -128,7 +131,10 @@ def only_one(cache: Path) -> Iterator[None]:
     """Cells that start together wait for the one that makes something they share."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     with cache.with_name(f".{cache.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.warning("%s: this file system has no locks (%s); cells may make it twice", cache, error.strerror)
         yield
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 # Time to end an MLflow run truthfully, and for torch's elastic agent to stop its processes.
 STOP_SECONDS = 40.0
+# A large process takes a while to be gone.
+KILL_SECONDS = 10.0
 LIBRARIES = ("harness.pipeline",)
 GROUP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 # torch's elastic agent kills its processes 30 seconds after SIGTERM, in the midst of saving a large checkpoint.
@@ -67,7 +70,7 @@ class LocalLauncher:
                     )
                     with _thread_limit(), _signals_held_back():
                         process.start()
-                    running[process.sentinel] = (index, device, process)
+                        running[process.sentinel] = (index, device, process)
                     yield PackState(index, None)
                 for sentinel in wait(list(running), timeout=POLL_SECONDS):
                     assert isinstance(sentinel, int)
@@ -106,15 +109,24 @@ def slots(workers: int | None, processes: int = 1) -> tuple[list[str], int]:
 def _signals_held_back() -> Iterator[None]:
     """For the fork server, which inherits it: killed with the group (`timeout`, a closed terminal), it would take its workers for ended.
 
-    A worker lets them through once it can answer them.
+    A worker lets them through once it can answer them. Those that come meanwhile count afterwards, also where another thread takes
+    them: a worker that is just being started would be known to nobody.
     """
     # It would be started meanwhile, and lets them through.
     multiprocessing.resource_tracker.ensure_running()
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.signal(number, lambda signum, _: came.append(signum)) for number in GROUP_SIGNALS}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for signum in came:
+            signal.raise_signal(signum)
 
 
 @contextlib.contextmanager
@@ -153,6 +165,8 @@ def _stop_now(processes: Sequence[ForkServerProcess]) -> None:
         process.join(max(0.0, deadline - time.monotonic()))
         if process.is_alive():
             process.kill()
+            # Its lock dies with it, and says whether its end was recorded.
+            process.join(KILL_SECONDS)
 
 
 def _work(pack: PackJob, device: str, environment: dict[str, str]) -> None:
