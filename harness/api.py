@@ -17,7 +17,7 @@ from harness import frames
 from harness.collect import Collected, collect, rank_experiment
 from harness.compared import Comparison
 from harness.comparison import compare as compare_targets
-from harness.experiment import finish, run_experiment
+from harness.experiment import report_experiment, run_experiment
 from harness.follow import Progress
 from harness.plan import Plan, plan_experiment
 from harness.ranking import Ranking
@@ -268,5 +268,5 @@ def report(experiment: str | Path, overrides: Overrides = ()) -> Reports:
     Raises: HarnessError: nothing was run yet.
     """
     made = find_plan(str(experiment), overrides)
-    finish(made)
+    report_experiment(made)
     return Reports(made.folder.report("html"), made.folder.report("md"), made.folder.report("json"))

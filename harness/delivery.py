@@ -6,6 +6,7 @@ from typing import NamedTuple
 from harness.cell_checks import CellCheck
 from harness.cell_files import recorded_training
 from harness.grid import CellSpec
+from harness.locks import is_held
 from harness.records import CellResult, Generation, TracePoint
 from harness.store import CellFolder, read_lines, read_record, write_record
 from harness.tracking.base import STATUS_OF, Tracker
@@ -56,9 +57,15 @@ def _send_everything(tracker: Tracker, folder: CellFolder, result: CellResult) -
 def deliver_cells(folders: Sequence[CellFolder]) -> Delivery:
     """Sends the runs of cells and references that ended what they lack; the first that can't be reached ends it.
 
+    Those that a worker has are left to it: it records the end first, and sends it then.
+
     Raises: StoreError: a run belongs to another store than the chosen one, or its record can't be read.
     """
-    waiting = [folder for folder in folders if folder.undelivered.exists() and folder.result.exists()]
+    waiting = [
+        folder
+        for folder in folders
+        if folder.undelivered.exists() and folder.result.exists() and not is_held(folder.lock)
+    ]
     delivered, left = [], []
     for place, folder in enumerate(waiting):
         result = read_record(folder.result, CellResult)

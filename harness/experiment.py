@@ -5,24 +5,24 @@ import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
 
-from harness.cell_checks import CellCheck, cells_by_message
+from harness.cell_checks import CellCheck
 from harness.checkpoints import tidy
 from harness.collect import Collected, collect, no_garbage_collection, rank_experiment
 from harness.config import tracking_uri
 from harness.delivery import Delivery, deliver_cells
-from harness.errors import ConfigError, StoreError
-from harness.follow import Following, Progress, Show
+from harness.errors import StoreError
+from harness.follow import Following, Progress, Show, forget_end
 from harness.grid import Cell, CellSpec
 from harness.launch.base import Launcher
 from harness.launch.choose import choose_launcher
-from harness.locks import holder, is_held, only_run
+from harness.locks import holder, holding, is_held, only_run
 from harness.plan import Plan, check_plan, check_tests, check_weights, is_done
 from harness.predicted import score_and_log
 from harness.ranking import Ranking
 from harness.recorded import write_plan
 from harness.records import CellResult
+from harness.refused import keep_checks, refused_cells, some
 from harness.reports.write import write_reports
 from harness.store import (
     ExperimentFolder,
@@ -61,19 +61,19 @@ def run_experiment(
     if todo:
         checks = check_plan(made._replace(cells=tuple(c for c in made.cells if c in todo) or made.cells[:1]), deep=True)
         check_tests(made.cells)
-    refused = _refused(checks, warn, strict=strict)
+    refused = refused_cells(checks, len(made.cells), warn, strict=strict)
     with only_run(made.folder):
         # Another run may have been at work while this one was checking.
         todo = [cell for cell in todo if not is_done(made, cell)]
         _tidy(made, [cell for cell in allowed if cell not in todo])
         if todo and launcher is not None:
-            _keep_checks(made, todo, checks, refused)
+            keep_checks(made, todo, checks, refused)
             _start(made, [cell for cell in todo if cell.id not in refused], launcher, show)
-        try:
-            deliver_rest(made)
-        except StoreError as error:  # runs of another store, say; what is done is ranked all the same
-            logger.warning("%s", error)
-        with _ending_truthfully(made):
+        with ending_truthfully(made):
+            try:
+                deliver_rest(made)
+            except StoreError as error:  # runs of another store, say; what is done is ranked all the same
+                logger.warning("%s", error)
             return finish(made, changed=bool(todo))
 
 
@@ -83,15 +83,8 @@ def _tidy(made: Plan, done: Sequence[Cell]) -> None:
         tidy(made.folder.cell(cell.id), made.config.checkpoints.keep)
 
 
-def _keep_checks(made: Plan, todo: Sequence[Cell], checks: Mapping[str, CellCheck], refused: Container[str]) -> None:
-    for cell in (cell for cell in todo if cell.id in refused):
-        write_record(made.folder.cell(cell.id).result, _refusal(cell, checks[cell.id]))
-    for cell_id, check in checks.items():
-        write_record(made.folder.cell(cell_id).check, check)
-
-
 @contextmanager
-def _ending_truthfully(made: Plan) -> Iterator[None]:
+def ending_truthfully(made: Plan) -> Iterator[None]:
     """Ends the experiment's run where this ends too early: it is open, and nobody else will."""
     try:
         yield
@@ -112,39 +105,6 @@ def _parent_run(made: Plan) -> str:
     return made.folder.parent_run_id.read_text().strip()
 
 
-def _refused(checks: Mapping[str, CellCheck], warn: Callable[[str], None], *, strict: bool) -> set[str]:
-    """Cells that can't work; their siblings go on.
-
-    Raises: ConfigError: there are only such cells, or any problem at all where preflight is strict.
-    """
-    errors = {cell_id for cell_id, check in checks.items() if check.messages("error")}
-    warned = problem_lines(checks, "warning")
-    if errors and (strict or len(errors) == len(checks)):
-        raise ConfigError("\n".join(problem_lines(checks, "error")))
-    if strict and warned:
-        raise ConfigError("\n".join(warned))
-    for line in (*warned, *(f"{text} (not trained)" for text in problem_lines(checks, "error"))):
-        warn(line)
-    return errors
-
-
-def problem_lines(checks: Mapping[str, CellCheck], severity: Literal["warning", "error"]) -> list[str]:
-    """Every problem once, with the cells that have it where it isn't all of them."""
-    cells = cells_by_message(checks.values(), severity)
-    return [text if len(names) == len(checks) else f"{_some(names)}: {text}" for text, names in cells.items()]
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"cell {names[0]}" if len(names) == 1 else f"{len(names)} cells ({names[0]}, ...)"
-
-
-def _refusal(cell: Cell, check: CellCheck) -> CellResult:
-    return CellResult(
-        cell=cell.id, name=cell.name, group=cell.group, seed=cell.seed, base=cell.base, overrides=cell.overrides, status="failed",
-        stage="checking the cell", error="; ".join(check.messages("error")),
-    )  # fmt: skip
-
-
 def _start(made: Plan, todo: Sequence[Cell], launcher: Launcher, show: Show) -> None:
     config, folder = made.config, made.folder
     experiment_id = connection.connect(tracking_uri(config.tracking), config.name)
@@ -152,24 +112,27 @@ def _start(made: Plan, todo: Sequence[Cell], launcher: Launcher, show: Show) -> 
         close_left(left)
     parent = experiment_run.open_parent_run(folder, experiment_id, config.name, write_plan(made))
     note_untold(folder)
-    for cell in todo:
-        spec = CellSpec(
-            cell=cell, experiment=config.name, evals=config.evals, parent_run_id=parent,
-            system_metrics=config.tracking.system_metrics, num_threads=launcher.threads,
-            criterion=config.ranking.by, failing_traces=config.tracking.failing_traces,
-            keep=config.checkpoints.keep,
-        )  # fmt: skip
-        target = folder.cell(cell.id)
-        # A worker that outlived its `harness run`, as Slurm jobs do, may be about to write a result, or have written it just now.
-        if not is_held(target.lock) and not is_done(made, cell):
-            target.result.unlink(missing_ok=True)
-        write_record(target.spec, spec)
-    record_files.log_experiment(parent, folder, [cell.id for cell in made.everything()])
-    with _ending_truthfully(made), experiment_run.beating(parent):
+    with ending_truthfully(made), experiment_run.beating(parent):
+        _hand_out(made, todo, parent, launcher.threads)
+        record_files.log_experiment(parent, folder, [cell.id for cell in made.everything()])
         if config.is_predictions_alone:
             _score_here(made, todo, show)
         else:
             Following(made, todo, show).run(todo, launcher)
+
+
+def _hand_out(made: Plan, todo: Sequence[Cell], parent: str, num_threads: int) -> None:
+    """Writes what a worker needs to know of each cell."""
+    config, folder = made.config, made.folder
+    for cell in todo:
+        spec = CellSpec(
+            cell=cell, experiment=config.name, evals=config.evals, parent_run_id=parent,
+            system_metrics=config.tracking.system_metrics, num_threads=num_threads,
+            criterion=config.ranking.by, failing_traces=config.tracking.failing_traces,
+            keep=config.checkpoints.keep,
+        )  # fmt: skip
+        forget_end(made, cell)
+        write_record(folder.cell(cell.id).spec, spec)
 
 
 def join_experiment(made: Plan, show: Show) -> bool:
@@ -185,7 +148,7 @@ def join_experiment(made: Plan, show: Show) -> bool:
     strange = [cell.name for cell in made.everything() if not folder.cell(cell.id).spec.exists()]
     if strange:
         raise StoreError(
-            f"{folder.path}: {holder(folder.lock)} doesn't know of {_some(strange)}; it may have just begun, or run "
+            f"{folder.path}: {holder(folder.lock)} doesn't know of {some(strange)}; it may have just begun, or run "
             "another version of the file"
         )
     connection.connect(tracking_uri(made.config.tracking), made.config.name)
@@ -212,9 +175,29 @@ def _score_here(made: Plan, todo: Sequence[Cell], show: Show) -> None:
         show(Progress(made, dict(states)))
 
 
+def report_experiment(made: Plan) -> None:
+    """Writes the report from records, and tells MLflow of it unless a `harness run` is at work, which does so at its end.
+
+    Raises: ConfigError: nothing was run yet.
+    """
+    if not made.folder.parent_run_id.exists():
+        finish(made)
+        return
+    with holding(made.folder.lock) as is_mine:
+        if is_mine:
+            with ending_truthfully(made):
+                finish(made)
+        else:
+            logger.warning("%s is at work on this experiment: its own report goes to MLflow at its end", holder(made.folder.lock))  # fmt: skip
+            finish(made, tells=False)
+
+
 @no_garbage_collection()
-def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
-    """Diagnoses, ranks, writes the report, and logs all of it to MLflow where something changed."""
+def finish(made: Plan, *, changed: bool = True, tells: bool = True) -> tuple[Ranking, bool]:
+    """Diagnoses, ranks, writes the report, and logs all of it to MLflow where something changed.
+
+    The caller holds the experiment's lock, or doesn't have it tell MLflow.
+    """
     collected = collect(made)
     ranking = rank_experiment(made, collected)
     cells, references, findings = collected
@@ -222,13 +205,14 @@ def finish(made: Plan, *, changed: bool = True) -> tuple[Ranking, bool]:
     is_told = not made.folder.undelivered.exists()
     if not changed and is_told and made.folder.report("html").exists() and _is_known(made.folder, ranking):
         return ranking, no_failure
-    if not is_told and made.folder.parent_run_id.exists():
+    if tells and not is_told and made.folder.parent_run_id.exists():
         # This process works on the run from here on; else one that is killed would leave it as an earlier one ended it.
         note_untold(made.folder)
         connection.deliver("status", lambda: connection.reopen(_parent_run(made)))
     write_record(made.folder.ranking, ranking)
     files = write_reports(made.config, made.folder, ranking, cells, references, findings)
-    _log(made, ranking, collected, files, failed=not no_failure)
+    if tells:
+        _log(made, ranking, collected, files, failed=not no_failure)
     return ranking, no_failure
 
 

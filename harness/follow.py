@@ -13,7 +13,7 @@ from typing import Literal
 from harness.errors import StoreError
 from harness.grid import Cell
 from harness.launch.base import FAILED, FINISHED, TAKEN, Launcher, PackJob, PackState, was_stopped
-from harness.locks import is_held
+from harness.locks import holding, is_held
 from harness.plan import Plan, is_done
 from harness.records import CellResult
 from harness.store import CellFolder, read_record, write_record
@@ -162,10 +162,11 @@ class Following:
             free = [cell for cell in taken if not is_held(self._made.folder.cell(cell.id).lock)]
             for cell in free:
                 taken.remove(cell)
+                # Another machine's result may not be seen from here at once.
+                _shows(self._made.folder.cell(cell.id).result, 0.0)
             if left := self._unfinished(free) if free else []:
                 for cell in left:
-                    # Else what became of it there would pass for what becomes of it here.
-                    self._made.folder.cell(cell.id).result.unlink(missing_ok=True)
+                    forget_end(self._made, cell)
                 return left
             if taken:
                 time.sleep(POLL_SECONDS)
@@ -178,6 +179,17 @@ class Following:
 
     def _tell(self) -> None:
         self._show(Progress(self._made, dict(self._states)))
+
+
+def forget_end(made: Plan, cell: Cell) -> None:
+    """Takes away how a cell ended before, else it would pass for what becomes of it now.
+
+    Not while a worker has it, as one may that outlived its `harness run`, nor where one has finished it meanwhile.
+    """
+    folder = made.folder.cell(cell.id)
+    with holding(folder.lock) as is_mine:
+        if is_mine and not is_done(made, cell):
+            folder.result.unlink(missing_ok=True)
 
 
 def _shows(path: Path, seconds: float) -> bool:

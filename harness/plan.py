@@ -305,12 +305,12 @@ def _test_examples(data: DataConfig) -> tuple[Example, ...]:
     return tuple(row.example() for row in load_splits(data).test)
 
 
-def only_trained(made: Plan) -> Plan:
-    """The same plan with the cells whose training is done.
+def trained(made: Plan) -> set[str]:
+    """Ids of the cells whose training is done.
 
     Raises: ConfigError: there are none.
     """
-    cells = tuple(cell for cell in made.cells if (made.folder.cell(cell.id).path / "train.json").exists())
+    cells = {cell.id for cell in made.cells if (made.folder.cell(cell.id).path / "train.json").exists()}
     if not cells:
         raise ConfigError(f"experiment {made.config.name!r} has no trained cells; start it with `harness run`")
-    return made._replace(cells=cells, packs=plan(cells))
+    return cells

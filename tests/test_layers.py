@@ -14,7 +14,7 @@ LAYERS = {
     "grid": 3, "suite": 3, "store": 2, "locks": 2.3, "data": 2, "gates": 2,
     "models": 3, "tracking": 4, "rank_cells": 3, "configurations": 2.5, "ranking_rows": 2.6, "ranking_words": 2.7, "reports": 3, "launch": 5.9, "travel_bundle": 3.5, "travel": 5.8, "weights": 5.8,
     "train": 5, "evaluate": 4, "diagnose": 4, "preflight": 5, "predictions": 4, "predicted": 5.5, "benchmarks_suite": 4, "asked": 5, "respondents": 5,
-    "pipeline": 6, "plan": 6, "collect": 6.5, "follow": 6.7, "experiment": 7, "reconcile": 7.1, "delivery": 5, "sync": 7.1, "targets": 6.6, "cli": 8, "__main__": 9,
+    "pipeline": 6, "plan": 6, "collect": 6.5, "follow": 6.7, "refused": 6.9, "experiment": 7, "reconcile": 7.1, "delivery": 5, "sync": 7.1, "targets": 6.6, "cli": 8, "__main__": 9,
     "compared": 1, "compared_runs": 7.2, "compared_answers": 7.4, "compared_settings": 7.4, "comparison": 7.6,
     "embedded": 9, "hardware": 0, "ranking": 1, "cell_checks": 1, "cell_files": 2.5, "recorded": 6.2, "confirmation": 3.5, "confirm_run": 7.1, "verification": 1, "comparability": 2, "inspection": 7, "score": 7, "replay": 7, "timing": 7, "markdown": 0, "cards": 5, "model_card": 6.8, "export": 7, "promote": 7.5, "chat": 7.5,
     "frames": 7.6, "api": 7.8, "schema": 3.5,

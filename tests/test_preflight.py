@@ -240,6 +240,20 @@ def test_one_bad_cell_stops_only_itself_unless_the_run_is_strict(write: Write) -
     assert not Path("mlruns/harness/small/cells").exists() or not list(
         Path("mlruns/harness/small/cells").glob("*/train.json")
     )
+    for _ in range(2):
+        # The second time it is all that is left to do.
+        done = harness("run", "experiment.yaml")
+        assert done.exit_code == 1
+        assert "cell bad: " in done.stderr
+        assert "query_proj" in done.stderr
+    assert len(list(Path("mlruns/harness/small/cells").glob("*/train.json"))) == 1
+    assert (
+        harness(
+            "evaluate", "experiment.yaml", "--set", "evals=[{suite: held_out, limit: 2, max_new_tokens: 4}]"
+        ).exit_code
+        == 1
+    )
+    assert "bad" in harness("rank", "small").stdout
 
 
 def test_timed_steps_give_an_estimate(write: Write) -> None:

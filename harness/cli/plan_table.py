@@ -10,8 +10,8 @@ from rich.table import Table
 from harness.cell_checks import CellCheck
 from harness.cli.tables import console_for_results
 from harness.disk_plan import disk_need, disk_words
-from harness.experiment import problem_lines
 from harness.plan import Plan
+from harness.refused import problem_lines
 
 GPU_SIZES_GIB = (8, 12, 16, 24, 40, 48, 80, 141)
 SEVERITIES: tuple[tuple[Literal["warning", "error"], str], ...] = (("warning", "yellow"), ("error", "red"))
@@ -55,7 +55,7 @@ def plan_table(made: Plan, checks: Mapping[str, CellCheck]) -> None:
     if need is not None:
         console.print(f"Checkpoints (keep: {made.config.checkpoints.keep}): {disk_words(need)}")
     for severity, style in SEVERITIES:
-        for line in problem_lines(checks, severity):
+        for line in problem_lines(checks, severity, len(checks)):
             click.echo(
                 f"{click.style('problem:' if severity == 'error' else 'warning:', fg=style, bold=True)} {line}",
                 err=True,

@@ -3,7 +3,7 @@
 import click
 
 from harness.cli.options import experiment_argument
-from harness.experiment import finish
+from harness.experiment import report_experiment
 from harness.recorded import find_plan
 
 
@@ -18,5 +18,5 @@ def command(experiment: str, overrides: tuple[str, ...]) -> None:
     Example: harness report quickstart
     """
     made = find_plan(experiment, overrides)
-    finish(made)
+    report_experiment(made)
     click.echo(made.folder.report("html"))

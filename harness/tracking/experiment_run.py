@@ -35,8 +35,9 @@ def open_parent_run(folder: ExperimentFolder, experiment_id: str, name: str, con
         "mlflow.note.content": str(config.get("description", "")),
     }
     run_id = store.create_run(experiment_id, tags=tags, run_name=f"{name} (report)").info.run_id
-    store.log_dict(run_id, dict(config), "experiment.json")
+    # First its id: whatever ends this process, the next one goes on with the same run.
     write_text(folder.parent_run_id, run_id)
+    deliver("plan", lambda: store.log_dict(run_id, dict(config), "experiment.json"))
     return str(run_id)
 
 
