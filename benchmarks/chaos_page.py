@@ -13,7 +13,7 @@ STRIKES = {
 INTRODUCTION = """\
 # Faults and kills
 
-Made by `python benchmarks/chaos.py --markdown benchmarks/chaos.md`. Every fault is real: it strikes a `harness run` in a process of its
+Made by `python benchmarks/chaos.py --markdown docs/kill-matrix.md`. Every fault is real: it strikes a `harness run` in a process of its
 own, at the stage at the head of the column, through `tests/faults/`, which Python loads from outside; the product holds no code for it.
 
 Each field says what MLflow says of the run that was struck, after the fault and (where nobody lived to say it) after
