@@ -34,7 +34,7 @@ class Progress:
 
     plan: Plan
     states: Mapping[str, str]
-    """Cell id -> waiting | running | elsewhere | finished | failed | reused."""
+    """Cell id -> waiting | running | elsewhere | finished | failed | stopped | reused."""
 
 
 Show = Callable[[Progress], None]
@@ -174,8 +174,8 @@ class Following:
 
     def _end(self, cell: Cell) -> None:
         path = self._made.folder.cell(cell.id).result
-        is_finished = path.exists() and read_record(path, CellResult).status == "finished"
-        self._states[cell.id] = "finished" if is_finished else "failed"
+        status = read_record(path, CellResult).status if path.exists() else "failed"
+        self._states[cell.id] = "stopped" if status == "killed" else status
 
     def _tell(self) -> None:
         self._show(Progress(self._made, dict(self._states)))

@@ -16,6 +16,7 @@ from harness.plan import Plan
 from harness.records import TracePoint
 from harness.store import CellFolder
 
+ENDED = ("finished", "failed", "stopped")
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 15.0
 
@@ -27,6 +28,8 @@ class CellView(NamedTuple):
     step: int
     planned_steps: int
     loss: float | str | None
+    seconds_left: float | None = None
+    """Of its training, at the pace so far."""
 
 
 def view(folder: CellFolder) -> CellView:
@@ -44,7 +47,15 @@ def view(folder: CellFolder) -> CellView:
         except ValueError:
             continue
         if "loss" in point.values:
-            return CellView(state["stage"], point.step, state["planned_steps"], point.values["loss"])
+            planned = state["planned_steps"]
+            left = point.seconds / point.step * max(0, planned - point.step) if point.step and planned else None
+            return CellView(
+                state["stage"],
+                point.step,
+                planned,
+                point.values["loss"],
+                left if state["stage"] == "training" else None,
+            )
     return CellView(state["stage"], 0, state["planned_steps"], None)
 
 
@@ -95,14 +106,13 @@ class ProgressDisplay:
         before, self._states = self._states, dict(progress.states)
         now = time.monotonic()
         self._width = max(self._width, sum(state == "running" for state in self._states.values()))
-        for cell_id, state in self._states.items():
-            if state == before.get(cell_id):
-                continue
-            if state == "running":
-                self._begun[cell_id] = now
-            elif state in ("finished", "failed") and cell_id in self._begun:
+        changed = {cell_id: state for cell_id, state in self._states.items() if state != before.get(cell_id)}
+        # First of all: what is said of one that ended counts those that run.
+        self._begun |= {cell_id: now for cell_id, state in changed.items() if state == "running"}
+        for cell_id, state in changed.items():
+            if state in ENDED and cell_id in self._begun:
                 self._seconds[cell_id] = now - self._begun[cell_id]
-            if not self._console.is_terminal and state in ("finished", "failed"):
+            if not self._console.is_terminal and state in ENDED:
                 self._line(
                     f"{self._name(cell_id)} {state} after {self._seconds.get(cell_id, 0):.0f} s ({self._summary()})"
                 )
@@ -148,21 +158,29 @@ class ProgressDisplay:
         return f"step {steps} loss {loss}"
 
     def _summary(self) -> str:
-        done = sum(state in ("finished", "failed", "reused") for state in self._states.values())
+        done = sum(state in (*ENDED, "reused") for state in self._states.values())
         text = f"{done}/{len(self._states)} done, {_minutes(time.monotonic() - self._started)} elapsed"
         left = self._seconds_left()
-        return f"{text}, about {_minutes(left)} left" if left is not None else text
+        return f"{text}, about {_minutes(left)} left" if left is not None and left >= 1 else text
 
     def _seconds_left(self) -> float | None:
-        """From the cells that were trained so far, spread over the workers that are busy."""
-        trained = [self._seconds[cell.id] for cell in self._plan.cells if cell.id in self._seconds]
-        if not trained:
-            return None
-        each = sum(trained) / len(trained)
-        running = [cell_id for cell_id, state in self._states.items() if state == "running"]
-        waiting = sum(state == "waiting" for state in self._states.values())
+        """From the cells that were trained so far and the pace of those in training, spread over the workers that are busy."""
         now = time.monotonic()
-        rest = sum(max(0.0, each - (now - self._begun[cell_id])) for cell_id in running)
+        waiting = sum(state == "waiting" for state in self._states.values())
+        since = {cell_id: now - self._begun[cell_id] for cell_id, state in self._states.items() if state == "running"}
+        paced = {cell_id: view(self._plan.folder.cell(cell_id)).seconds_left for cell_id in since}
+        known = {cell_id: left for cell_id, left in paced.items() if left is not None}
+        # What failed or was stopped says nothing of how long a whole cell takes.
+        whole = [
+            self._seconds[c.id]
+            for c in self._plan.cells
+            if self._states.get(c.id) == "finished" and c.id in self._seconds
+        ]
+        whole = whole or [since[cell_id] + left for cell_id, left in known.items()]
+        if not whole:
+            return None
+        each = sum(whole) / len(whole)
+        rest = sum(max(each - seconds, known.get(cell_id, 0.0), 0.0) for cell_id, seconds in since.items())
         return (rest + waiting * each) / self._width
 
     def _table(self) -> Table:
@@ -172,6 +190,7 @@ class ProgressDisplay:
         table.add_column("time", justify="right", no_wrap=True)
         styles = {
             "failed": "red",
+            "stopped": "yellow",
             "finished": "green",
             "reused": "dim",
             "waiting": "dim",
